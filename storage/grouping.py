@@ -17,6 +17,9 @@ GRID = 64
 WINDOW = 8
 """Frames back that a frame is compared with, besides its group's shallow frames."""
 
+WELL_CORRELATED = 0.9
+"""A frame whose best candidate correlates less is also tried after a shift."""
+
 SHIFT_CORRELATION_GAIN = 0.05
 """What a shift must add to the correlation before it is believed."""
 
@@ -173,10 +176,12 @@ def group_frames(
             # Of equals the nearest: its noise and motion are the closest too.
             k = max(range(len(candidates)), key=lambda k: (round(float(values[k]), 4), candidates[k]))
             best, best_correlation = candidates[k], float(values[k])
+            if best_correlation < WELL_CORRELATED:
+                shifted = _after_shift(frames, i, max(candidates), best_correlation)
+                if shifted is not None:
+                    best, (best_correlation, shift) = max(candidates), shifted
             if best_correlation < min_correlation:
-                best, best_correlation, shift = _try_shift(
-                    frames, i, candidates, best_correlation, min_correlation
-                )
+                best, best_correlation, shift = -1, 0.0, (0, 0)
         references.append(best)
         shifts.append(shift)
         correlations.append(best_correlation)
@@ -186,30 +191,19 @@ def group_frames(
     return Group(references, shifts, correlations)
 
 
-def _try_shift(
-    frames: Sequence[NDArray[Any]] | NDArray[Any],
-    i: int,
-    candidates: list[int],
-    unshifted: float,
-    min_correlation: float,
-) -> tuple[int, float, tuple[int, int]]:
-    """Return (reference, correlation, shift) if some candidate serves after a shift, else (-1, 0, (0, 0))."""
-    frame = _grey(frames[i])
-    alone = (-1, 0.0, (0, 0))
-    if min(frame.shape) < 16:
-        return alone
-    reference = max(candidates)
-    dy, dx = find_shift(_grey(frames[reference]), frame)
-    if (
-        (dy, dx) == (0, 0)
-        or abs(dy) > LARGEST_SHIFT * frame.shape[0]
-        or abs(dx) > LARGEST_SHIFT * frame.shape[1]
-    ):
-        return alone
-    value = shifted_correlation(_grey(frames[reference]), frame, dy, dx)
-    if value < max(min_correlation, unshifted + SHIFT_CORRELATION_GAIN):
-        return alone
-    return reference, value, (dy, dx)
+def _after_shift(
+    frames: Sequence[NDArray[Any]] | NDArray[Any], i: int, reference: int, unshifted: float
+) -> tuple[float, tuple[int, int]] | None:
+    """Return (correlation, shift) of frame i with `reference` moved, if that beats `unshifted` clearly."""
+    frame, still = _grey(frames[i]), _grey(frames[reference])
+    rows, columns = frame.shape
+    if min(rows, columns) < 16:
+        return None
+    dy, dx = find_shift(still, frame)
+    if (dy, dx) == (0, 0) or abs(dy) > LARGEST_SHIFT * rows or abs(dx) > LARGEST_SHIFT * columns:
+        return None
+    value = shifted_correlation(still, frame, dy, dx)
+    return (value, (dy, dx)) if value > unshifted + SHIFT_CORRELATION_GAIN else None
 
 
 def _grey(frame: NDArray[Any]) -> NDArray[Any]:

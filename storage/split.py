@@ -6,7 +6,7 @@ shell and kept as it came. Nothing is interpreted that `join` would have to gues
 """
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -82,6 +82,8 @@ class Split:
     start: int
     """Offset of the first frame in the data set, in bytes."""
     n_frames: int
+    elements: dict[int, Element] = field(repr=False, compare=False)
+    """Top-level elements before the pixel data, by tag."""
 
     @property
     def end(self) -> int:
@@ -116,7 +118,7 @@ def split(data: Buffer, transfer_syntax_uid: str) -> tuple[Split | None, str]:
     n_frames = min(declared, present)
     if n_frames < 1:
         return None, "pixel data is shorter than one frame"
-    return Split(pixel_format, pixel_data.value, n_frames), ""
+    return Split(pixel_format, pixel_data.value, n_frames, before), ""
 
 
 def _pixel_format(
