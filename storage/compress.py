@@ -6,7 +6,7 @@ import hashlib
 import mmap
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -91,12 +91,18 @@ class CompressResult:
 
 @dataclass
 class _Source:
-    """One instance of a job, open."""
+    """One instance of a job. Its bytes stay in its file: a group may have more of them than memory."""
 
     entry: SpoolEntry
-    data: memoryview
+    path: Path
     split: Split | None
     positions: list[FramePosition]
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Return bytes of the data set."""
+        with self.path.open("rb") as file:
+            file.seek(self.entry.offset + start)
+            return file.read(stop - start)
 
 
 def compress(job: CompressJob) -> CompressResult:
@@ -135,11 +141,9 @@ def compress(job: CompressJob) -> CompressResult:
 def _write(job: CompressJob, path: Path, choice: CodecChoice) -> CompressResult:
     result = CompressResult()
     index = BlobIndex(writer=f"dcmpress {__version__}", created_at=datetime.now(UTC).isoformat())
-    with ExitStack() as stack:
-        sources = list(_open_all(job, result, stack))
-        sources = [sources[i] for i in coding_order([s.positions[0] for s in sources])]
-        writer = BlobWriter(path)
-        stack.callback(writer.close)
+    sources = list(_open_all(job, result))
+    sources = [sources[i] for i in coding_order([s.positions[0] for s in sources])]
+    with closing(BlobWriter(path)) as writer:
         formats = list(dict.fromkeys(s.split.pixel_format for s in sources if s.split))
         index.pixel_formats = formats
         for pixel_format in formats:
@@ -151,25 +155,25 @@ def _write(job: CompressJob, path: Path, choice: CodecChoice) -> CompressResult:
     return result
 
 
-def _open_all(job: CompressJob, result: CompressResult, stack: ExitStack) -> Iterator[_Source]:
+def _open_all(job: CompressJob, result: CompressResult) -> Iterator[_Source]:
     for arrival, entry in enumerate(job.entries):
+        path = Path(job.spool_folder) / f"{entry.name}.dcm"
         try:
-            with (Path(job.spool_folder) / f"{entry.name}.dcm").open("rb") as file:
-                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            with (
+                path.open("rb") as file,
+                mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
+                memoryview(mapped)[entry.offset : entry.offset + entry.size] as data,
+            ):
+                intact = hashlib.sha256(data).digest() == entry.sha256
+                found, _ = split(data, entry.meta.transfer_syntax_uid) if intact else (None, "")
+                positions = frame_positions(data, found.elements, found.n_frames, arrival) if found else []
         except (FileNotFoundError, ValueError):
             result.damaged[entry.name] = "the spool file is missing or empty"
             continue
-        stack.callback(mapped.close)
-        view = memoryview(mapped)
-        stack.callback(view.release)
-        data = view[entry.offset : entry.offset + entry.size]
-        stack.callback(data.release)
-        if hashlib.sha256(data).digest() != entry.sha256:
+        if not intact:
             result.damaged[entry.name] = "the spool file does not match its SHA-256"
             continue
-        found, _ = split(data, entry.meta.transfer_syntax_uid)
-        positions = frame_positions(data, found.elements, found.n_frames, arrival) if found else []
-        yield _Source(entry, data, found, positions or [FramePosition(arrival=arrival)])
+        yield _Source(entry, path, found, positions or [FramePosition(arrival=arrival)])
 
 
 def _write_frames(
@@ -217,7 +221,7 @@ def _frame(source: _Source, frame: int) -> NDArray[Any]:
     assert source.split is not None
     pixel_format = source.split.pixel_format
     start = source.split.start + frame * pixel_format.frame_bytes
-    return pixel_format.to_frames(source.data[start : start + pixel_format.frame_bytes])
+    return pixel_format.to_frames(source.read(start, start + pixel_format.frame_bytes))
 
 
 def _encode(
@@ -283,7 +287,7 @@ def _write_shells(
         if waiting_size + size > SHELL_CHUNK:
             flush()
         unsettled.append((i, waiting_size))
-        waiting.append(bytes(_shell(source)))
+        waiting.append(_shell(source))
         waiting_size += size
     flush()
 
@@ -316,10 +320,10 @@ def _shell_size(source: _Source) -> int:
     return source.entry.size - (source.split.end - source.split.start if source.split else 0)
 
 
-def _shell(source: _Source) -> bytes | memoryview:
+def _shell(source: _Source) -> bytes:
     if source.split is None:
-        return source.data
-    return b"".join((source.data[: source.split.start], source.data[source.split.end :]))
+        return source.read(0, source.entry.size)
+    return source.read(0, source.split.start) + source.read(source.split.end, source.entry.size)
 
 
 def _verify(path: Path, result: CompressResult) -> str:
