@@ -1,6 +1,6 @@
 """Which abstract and transfer syntaxes the node takes part in, and in which order of preference."""
 
-from functools import cache
+from functools import lru_cache
 
 from pydicom.uid import UID
 from pydicom.uid import UID_dictionary as REGISTERED_UIDS
@@ -90,14 +90,12 @@ def is_storage(abstract_syntax: str, accept_private: bool) -> bool:
     return accept_private and not known
 
 
-@cache
+@lru_cache(maxsize=1024)
 def supported_context(abstract_syntax: str, accept_private: bool) -> PresentationContext | None:
     """Return what the node supports for an abstract syntax, or None if it does not take part in it."""
     context = PresentationContext()
     context.abstract_syntax = UID(abstract_syntax)
-    if abstract_syntax == VERIFICATION:
-        context.transfer_syntax = list(QUERY_SYNTAXES)
-    elif abstract_syntax in FIND_CLASSES | GET_CLASSES | MOVE_CLASSES:
+    if abstract_syntax == VERIFICATION or abstract_syntax in FIND_CLASSES | GET_CLASSES | MOVE_CLASSES:
         context.transfer_syntax = list(QUERY_SYNTAXES)
     elif is_storage(abstract_syntax, accept_private):
         context.transfer_syntax = list(STORAGE_SYNTAXES)
