@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pydicom.charset import convert_encodings, decode_bytes
 from pydicom.valuerep import PN_DELIMS, TEXT_VR_DELIMS
 
+from dcmpress.storage.catalog.attributes import Attribute
 from dcmpress.storage.elements import (
     DEFLATED_SYNTAXES,
     PIXEL_DATA,
@@ -41,14 +42,6 @@ _LONGEST_VALUE = 4096
 """Bytes of a value that the catalog has any use for."""
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """An attribute that the catalog keeps."""
-
-    keyword: str
-    vr: str
-
-
 @dataclass
 class Leading:
     """What the leading elements say."""
@@ -61,7 +54,7 @@ class Leading:
     """Why reading stopped before the last wanted element, or "" if it did not."""
 
 
-def read_leading(data: Buffer, transfer_syntax_uid: str, wanted: Mapping[int, Wanted]) -> Leading:
+def read_leading(data: Buffer, transfer_syntax_uid: str, wanted: Mapping[int, Attribute]) -> Leading:
     """Read the `wanted` attributes (by tag) from the first bytes of an encoded data set.
 
     `data` may be the beginning only: elements that it does not hold whole are a `problem`, not an error.
