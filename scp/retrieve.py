@@ -62,7 +62,7 @@ from dcmpress.storage.retrieve import Failed, Outgoing
 from dcmpress.storage.transcode import TARGETS, choose
 
 MOST_CONTEXTS = 128
-"""Presentation contexts of one association: their ids are the odd numbers of a byte (PS3.8 section 9.3.2.2)."""
+"""Presentation contexts of one association: ids are the odd numbers of a byte (PS3.8 9.3.2.2)."""
 
 LARGEST_COUNT = 0xFFFF
 """Sub-operation counts are 16 bits wide; larger ones are shown as this."""

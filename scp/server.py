@@ -1,4 +1,4 @@
-"""The DICOM listener: one thread per association, each blocked in its own socket while there is nothing to do."""
+"""The DICOM listener: one thread per association, blocked in its own socket while there is nothing to do."""
 
 import contextlib
 import socket
