@@ -159,6 +159,23 @@ UNIQUE_KEYS: dict[Level, str] = {
 INTEGER_VRS = frozenset({"IS", "US"})
 """Value representations kept in integer columns; all others are text."""
 
+MULTI_VALUED = frozenset(
+    {
+        "OtherPatientIDs",
+        "NameOfPhysiciansReadingStudy",
+        "AdmittingDiagnosesDescription",
+        "OperatorsName",
+        "PerformingPhysicianName",
+        "SoftwareVersions",
+        "SpecificCharacterSet",
+        "ImageType",
+        "PixelSpacing",
+        "ImagePositionPatient",
+        "ImageOrientationPatient",
+    }
+)
+"""Attributes with a column that may have several values; each is matched by itself (PS3.4 C.2.2.2.1)."""
+
 
 def wanted_tags() -> frozenset[int]:
     """Return the tags that a scan of a received data set shall look for."""

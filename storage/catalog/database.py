@@ -64,6 +64,13 @@ class Database:
             yield connection  # an exception leaves through `connect`, which rolls back
             connection.commit()
 
+    def optimize(self) -> None:
+        """Refresh what the query planner knows; PostgreSQL does so by itself."""
+        if self.is_sqlite:
+            with self._write_lock, self.engine.connect() as connection:
+                connection.exec_driver_sql("PRAGMA analysis_limit = 1000")
+                connection.exec_driver_sql("ANALYZE")
+
     def close(self) -> None:
         """Close all connections."""
         self.engine.dispose()

@@ -110,7 +110,7 @@ class Study(Base):
     patient_weight: Mapped[str | None]
     occupation: Mapped[str | None]
     additional_patient_history: Mapped[str | None]
-    referring_physician_name_folded: Mapped[str | None] = mapped_column(index=True)
+    referring_physician_name_folded: Mapped[str | None]
     name_of_physicians_reading_study_folded: Mapped[str | None]
 
 

@@ -176,7 +176,6 @@ def upgrade() -> None:
     op.create_index("ix_patient_patient_name_phonetic", "patient", ["patient_name_phonetic"])
     op.create_index("ix_study_accession_number", "study", ["accession_number"])
     op.create_index("ix_study_patient_pk", "study", ["patient_pk"])
-    op.create_index("ix_study_referring_physician_name_folded", "study", ["referring_physician_name_folded"])
     op.create_index("ix_study_study_date", "study", ["study_date"])
     op.create_index("ix_study_study_id", "study", ["study_id"])
     op.create_index("ix_series_series_instance_uid", "series", ["series_instance_uid"])
