@@ -14,7 +14,9 @@ from dcmpress.codecs.base import Codec
 
 GROUP = "dcmpress.codecs"
 
-_BUILT_IN: dict[str, str] = {}
+_BUILT_IN: dict[str, str] = {
+    "interframe": "dcmpress.codecs.interframe.codec:InterframeCodec",
+}
 """Codec id -> "module:class", one line each, sorted."""
 
 
