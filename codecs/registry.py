@@ -14,7 +14,17 @@ from dcmpress.codecs.base import Codec
 
 GROUP = "dcmpress.codecs"
 
-_BUILT_IN: dict[str, str] = {}
+_BUILT_IN: dict[str, str] = {
+    "auto": "dcmpress.codecs.auto:AutoCodec",
+    "htj2k": "dcmpress.codecs.standard:HtJpeg2000Codec",
+    "interframe": "dcmpress.codecs.interframe.codec:InterframeCodec",
+    "jpeg-2000": "dcmpress.codecs.standard:Jpeg2000Codec",
+    "jpeg-ls": "dcmpress.codecs.standard:JpegLsCodec",
+    "jpeg-xl": "dcmpress.codecs.standard:JpegXlCodec",
+    "rle": "dcmpress.codecs.standard:RleCodec",
+    "store": "dcmpress.codecs.standard:StoreCodec",
+    "zstd": "dcmpress.codecs.standard:ZstdCodec",
+}
 """Codec id -> "module:class", one line each, sorted."""
 
 
