@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import structlog
-from dcmpress.scp.find import serve_find
 
 from dcmpress.scp import negotiation
 from dcmpress.scp.association import Association, describe
@@ -34,6 +33,7 @@ from dcmpress.scp.errors import (
 )
 from dcmpress.scp.log import logger
 from dcmpress.scp.negotiation import Context, Negotiated
+from dcmpress.scp.query import serve_find
 from dcmpress.scp.retrieve import serve_get, serve_move
 from dcmpress.scp.settings import ScpSettings
 from dcmpress.scp.status import UNRECOGNISED_OPERATION

@@ -1,6 +1,6 @@
 """The storage face: what both doors of the node, DICOM and web, do with what it keeps."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -8,13 +8,17 @@ from typing import Literal
 from dcmpress.storage.blobstore import FolderBlobStore
 from dcmpress.storage.catalog.attributes import ATTRIBUTES
 from dcmpress.storage.catalog.catalog import Catalog
+from dcmpress.storage.catalog.query import Query
 from dcmpress.storage.catalog.recording import OnConflict, Outcome
+from dcmpress.storage.catalog.search import Located, Match
 from dcmpress.storage.elements import Buffer
-from dcmpress.storage.errors import ConflictError, MalformedError, MismatchError
+from dcmpress.storage.errors import ConflictError, MalformedError, MismatchError, MissingError
 from dcmpress.storage.leading import Leading, read_leading
 from dcmpress.storage.part10 import FileMeta
 from dcmpress.storage.received import Received
+from dcmpress.storage.retrieve import ChooseSyntax, Failed, Outgoing, Retriever
 from dcmpress.storage.spool import Sender, Spool, SpoolEntry, SpoolWriter
+from dcmpress.storage.transcode import choose
 
 OnUnreadable = Literal["keep", "refuse"]
 
@@ -78,8 +82,13 @@ class Archive:
         self.on_received: Callable[[], None] = lambda: None
         """Called after each commit, so that a pipeline in this process need not poll."""
 
+        self.retriever = Retriever(
+            self.spool, self.blobs, settings.root / "tmp", self.catalog.current_version
+        )
+
     def close(self) -> None:
-        """Close the catalog."""
+        """Let go of everything."""
+        self.retriever.close()
         self.catalog.close()
 
     # On the way in
@@ -148,6 +157,62 @@ class Archive:
         if leading.problem and writer.size > len(writer.leading):
             leading = read_leading(writer.data_set_bytes(LARGEST_LEADING), syntax, WANTED)
         return leading
+
+    # On the way out
+
+    def find(self, query: Query) -> Iterator[Match]:
+        """Yield what matches a query."""
+        return self.catalog.find(query)
+
+    def locate(self, query: Query) -> list[Located]:
+        """Return the instances that the keys of a query describe, ordered for `retrieve`."""
+        return self.catalog.locate(query)
+
+    def retrieve(
+        self, located: Sequence[Located], choose: ChooseSyntax
+    ) -> Generator[Outgoing | Failed, None, None]:
+        """Yield instances, decoded ahead and confirmed by their SHA-256; see `Retriever.retrieve`."""
+        return self.retriever.retrieve(located, choose)
+
+    def open(self, sop_instance_uid: str, accept: Sequence[str] | None = None) -> Outgoing:
+        """Return one instance in a transfer syntax of `accept`; the exact bytes if their own is among them.
+
+        With `accept` None any transfer syntax will do, so it is always the exact bytes.
+
+        Raises
+        ------
+        MissingError
+            If there is no such instance.
+        DamagedError, ConversionError
+        """
+        located = self.catalog.current_version(sop_instance_uid)
+        if located is None:
+            raise MissingError(f"no instance {sop_instance_uid}")
+        return self.open_version(located, accept)
+
+    def open_version(self, located: Located, accept: Sequence[str] | None = None) -> Outgoing:
+        """Like `open`, for one of several versions."""
+
+        def target(item: Located) -> str | None:
+            stored = item.transfer_syntax_uid
+            return stored if accept is None else choose(stored, accept)
+
+        (result,) = self.retrieve([located], target)
+        if isinstance(result, Failed):
+            raise result.error
+        return result
+
+    def committed(self, sop_instance_uid: str) -> bool:
+        """Tell whether the bytes of an instance are kept, durable and not known to be damaged."""
+        located = self.catalog.current_version(sop_instance_uid)
+        if located is None or located.damaged:
+            return False
+        if located.spool_name is not None:
+            return self.spool.path(located.spool_name).exists()
+        try:
+            return located.blob_name is not None and self.blobs.path(located.blob_name).exists()
+        except MissingError:
+            return False
 
     # At the start
 

@@ -276,7 +276,7 @@ class Pipeline:
             self._submit(group)
 
     def _settle(self, group: _Group, result: CompressResult) -> None:
-        """Make a verified blob count: the file in place, one durable transaction, then the spool copies go."""
+        """Let a verified blob count: file in place, one durable transaction, then the spool copies go."""
         settling = self.archive.catalog.settling
         by_name = {instance.spool_name: instance for instance in group.instances}
         for name, problem in result.damaged.items():

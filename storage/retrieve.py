@@ -6,14 +6,14 @@ import hashlib
 import os
 import tempfile
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from dcmpress.storage.blobstore import FolderBlobStore
-from dcmpress.storage.catalog import Located
+from dcmpress.storage.catalog.search import Located
 from dcmpress.storage.errors import ConversionError, DamagedError, MissingError, StorageError
 from dcmpress.storage.join import InstanceReader
 from dcmpress.storage.spool import Spool
@@ -68,7 +68,14 @@ ChooseSyntax = Callable[[Located], str | None]
 class Retriever:
     """Reads instances from spool and blobs. Safe to share between threads."""
 
-    def __init__(self, spool: Spool, blobs: FolderBlobStore, temporary: Path) -> None:
+    def __init__(
+        self,
+        spool: Spool,
+        blobs: FolderBlobStore,
+        temporary: Path,
+        current_version: Callable[[str], Located | None],
+    ) -> None:
+        self._current_version = current_version
         self._spool = spool
         self._blobs = blobs
         self._temporary = temporary
@@ -79,7 +86,9 @@ class Retriever:
         """Stop decoding ahead."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def retrieve(self, located: Sequence[Located], choose: ChooseSyntax) -> Iterator[Outgoing | Failed]:
+    def retrieve(
+        self, located: Sequence[Located], choose: ChooseSyntax
+    ) -> Generator[Outgoing | Failed, None, None]:
         """Yield every instance, in the order given, decoded ahead of the caller.
 
         Give them in the order that `Catalog.locate` does: neighbours in a blob are decoded together.
@@ -99,34 +108,44 @@ class Retriever:
                 future.cancel()
 
     def _read_batch(self, batch: list[Located], choose: ChooseSyntax) -> list[Outgoing | Failed]:
-        results: list[Outgoing | Failed] = []
-        reader: InstanceReader | None = None
+        readers: dict[str, InstanceReader] = {}
         try:
-            for item in batch:
-                try:
-                    target = choose(item)
-                    if target is None:
-                        raise ConversionError("the receiver accepts no transfer syntax for this SOP class")
-                    if item.spool_name is not None:
-                        results.append(self._convert(item, self._from_spool(item), target))
-                        continue
-                    if item.blob_name is None or item.blob_index is None:
-                        raise MissingError(f"{item.sop_instance_uid} is neither in the spool nor in a blob")
-                    if reader is None:
-                        reader = InstanceReader(self._blobs.path(item.blob_name))
-                    pieces = reader.pieces(item.blob_index)
-                    results.append(self._convert(item, self._confirm(item, pieces), target))
-                except MissingError as error:
-                    # Settled between the look-up and now: the instance has moved from the spool to a blob.
-                    results.append(Failed(item, error))
-                except StorageError as error:
-                    results.append(Failed(item, error))
-                except OSError as error:
-                    results.append(Failed(item, DamagedError(f"cannot be read: {error}")))
+            return [self._read(item, choose, readers) for item in batch]
         finally:
-            if reader is not None:
+            for reader in readers.values():
                 reader.close()
-        return results
+
+    def _read(
+        self, item: Located, choose: ChooseSyntax, readers: dict[str, InstanceReader]
+    ) -> Outgoing | Failed:
+        try:
+            target = choose(item)
+            if target is None:
+                raise ConversionError("the receiver accepts no transfer syntax for this SOP class")
+            try:
+                exact = self._exact(item, readers)
+            except MissingError:
+                # Since it was looked up it may have moved from the spool into a blob, or to another blob.
+                moved = self._current_version(item.sop_instance_uid)
+                if moved is None or moved == item or moved.sha256 != item.sha256:
+                    raise
+                exact = self._exact(moved, readers)
+            return self._convert(item, exact, target)
+        except StorageError as error:
+            return Failed(item, error)
+        except OSError as error:
+            return Failed(item, DamagedError(f"cannot be read: {error}"))
+
+    def _exact(self, item: Located, readers: dict[str, InstanceReader]) -> Outgoing:
+        if item.damaged:
+            raise DamagedError(f"{item.sop_instance_uid} is known to be damaged")
+        if item.spool_name is not None:
+            return self._from_spool(item)
+        if item.blob_name is None or item.blob_index is None:
+            raise MissingError(f"{item.sop_instance_uid} is neither in the spool nor in a blob")
+        if item.blob_name not in readers:
+            readers[item.blob_name] = InstanceReader(self._blobs.path(item.blob_name))
+        return self._confirm(item, readers[item.blob_name].pieces(item.blob_index))
 
     def _from_spool(self, item: Located) -> Outgoing:
         assert item.spool_name is not None
@@ -140,7 +159,7 @@ class Retriever:
 
         try:
             return self._confirm(item, pieces())
-        except FileNotFoundError:
+        except FileNotFoundError:  # removed since `entry` looked
             raise MissingError(f"no spool file {entry.name}") from None
 
     def _confirm(self, item: Located, pieces: Iterable[bytes | bytearray | memoryview]) -> Outgoing:

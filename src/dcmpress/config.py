@@ -182,6 +182,13 @@ class CompressionConfig(_Section):
     rules: tuple[RuleConfig, ...] = DEFAULT_RULES
 
 
+class WebConfig(_Section):
+    """Where the web face will listen. There is none in this version; the names are settled."""
+
+    bind: str = "127.0.0.1"
+    port: Port = 8042
+
+
 class LogConfig(_Section):
     """The log, on standard error."""
 
@@ -201,6 +208,7 @@ class Config(BaseSettings):
     storage: StorageConfig = StorageConfig()
     pipeline: PipelineConfig = PipelineConfig()
     compression: CompressionConfig = CompressionConfig()
+    web: WebConfig = WebConfig()
     log: LogConfig = LogConfig()
 
     @classmethod

@@ -76,6 +76,10 @@ class Catalog:
         """Return everything that lies in a blob, in its order there."""
         return search.in_blob(self._database, blob_name)
 
+    def stored_blob_names(self) -> list[str]:
+        """Return the names of all blobs that the catalog relies on."""
+        return self._settling.stored_blob_names()
+
     @property
     def settling(self) -> Settling:
         """The pipeline's side: worklist, blobs, damage."""

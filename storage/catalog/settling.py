@@ -246,6 +246,10 @@ class Settling:
         """Return (key, name) of the blobs that are announced and not settled."""
         return self._blobs(Blob.state == "writing")
 
+    def stored_blob_names(self) -> list[str]:
+        """Return the names of the blobs that are settled."""
+        return [name for _, name in self._blobs(Blob.state == "stored")]
+
     def unreferenced_blobs(self) -> list[tuple[int, str]]:
         """Return (key, name) of the stored blobs in which no instance lies any more."""
         return self._blobs(Blob.state == "stored", ~_IN_USE)
