@@ -215,7 +215,7 @@ def queries(n_studies: int) -> dict[str, Callable[[random.Random], Query]]:
         keys = {"StudyInstanceUID": uid, "SeriesInstanceUID": f"{uid}.1"}
         return Query.of(Level.IMAGE, keys, _IMAGE_KEYS)
 
-    def newest_hundred(_rng: random.Random) -> Query:
+    def newest_eight(_rng: random.Random) -> Query:
         return Query(Level.STUDY, (), _STUDY_KEYS, limit=8)
 
     return {
@@ -229,7 +229,7 @@ def queries(n_studies: int) -> dict[str, Callable[[random.Random], Query]]:
             by_week_and_name,
             series_of_study,
             images_of_series,
-            newest_hundred,
+            newest_eight,
         )
     }
 

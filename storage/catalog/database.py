@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
-from sqlalchemy.exc import DatabaseError
+from sqlalchemy.exc import DatabaseError, DBAPIError, IntegrityError
 
-from dcmpress.storage.catalog.errors import CatalogVersionError
+from dcmpress.storage.catalog.errors import CatalogError, CatalogVersionError
 from dcmpress.storage.catalog.migrations import HEAD
+from dcmpress.storage.errors import NoSpaceError
 
 BUSY_SECONDS = 60
 """How long a SQLite writer waits for another process's transaction."""
@@ -48,7 +49,7 @@ class Database:
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """Lend a connection for reading; each statement sees the newest committed state."""
-        with self._reading.connect() as connection:
+        with _translated(), self._reading.connect() as connection:
             yield connection
 
     @contextmanager
@@ -56,10 +57,10 @@ class Database:
         """Lend a connection inside a transaction, committed at the end unless an exception leaves."""
         engine = self._durable_engine if durable else self.engine
         if not self.is_sqlite:
-            with engine.begin() as connection:
+            with _translated(), engine.begin() as connection:
                 yield connection
             return
-        with self._write_lock, engine.connect() as connection:
+        with _translated(), self._write_lock, engine.connect() as connection:
             connection.exec_driver_sql("BEGIN IMMEDIATE")  # to wait here, not at the first change
             yield connection  # an exception leaves through `connect`, which rolls back
             connection.commit()
@@ -79,7 +80,7 @@ class Database:
     def version(self) -> str | None:
         """Return the revision of the schema, or None if the database is empty."""
         try:
-            with self.reading() as connection:
+            with self._reading.connect() as connection:
                 version: str | None = connection.execute(
                     text("SELECT version_num FROM alembic_version")
                 ).scalar()
@@ -117,6 +118,20 @@ class Database:
             command.upgrade(config, HEAD)
         except CommandError as error:
             raise CatalogVersionError(f"the catalog is of a newer version of dcmpress: {error}") from error
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Raise the database's own errors as ours; a violated constraint is for the caller to judge."""
+    try:
+        yield
+    except IntegrityError:
+        raise
+    except DBAPIError as error:
+        problem = str(error.orig).strip()
+        if "disk is full" in problem or getattr(error.orig, "sqlstate", "") == "53100":  # disk_full
+            raise NoSpaceError(f"no room for the catalog: {problem}") from error
+        raise CatalogError(f"the catalog's database fails: {problem}") from error
 
 
 def _sqlite_engine(url: str, synchronous: str) -> Engine:

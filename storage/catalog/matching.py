@@ -5,6 +5,7 @@ is a range of text, and a range of dates is a range of text. The columns compare
 """
 
 from collections.abc import Iterable
+from functools import cache
 from typing import Any
 
 from sqlalchemy import ColumnElement, Text, and_, cast, false, func, literal, or_, true
@@ -60,6 +61,7 @@ def conditions(query: Query) -> list[tuple[Level, Condition]]:
     return found
 
 
+@cache
 def visible(level: Level) -> Condition:
     """Return the condition that an entity has an instance that is found and served."""
     if level == Level.IMAGE:

@@ -9,7 +9,7 @@ from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, func, select
@@ -175,6 +175,7 @@ def keys_statement(query: Query) -> Any:
     return statement.offset(query.offset) if query.offset else statement
 
 
+@cache
 def _joined(level: Level, top: Level) -> Any:
     """Return the tables from `level` up to `top`, joined."""
     joined = TABLES[level]
