@@ -37,6 +37,7 @@ MOVE_CLASSES = frozenset(
 )
 NOT_OFFERED = frozenset({str(CompositeInstanceRootRetrieveGet), str(CompositeInstanceRootRetrieveMove)})
 
+_COMPOSITE_STORAGE = "1.2.840.10008.5.1.4.1.1."
 _PREFIX = "1.2.840.10008.1.2"
 _FIRST = (
     f"{_PREFIX}.1",  # Explicit VR Little Endian: numbers as they are, which our codecs compress best
@@ -86,6 +87,8 @@ def is_storage(abstract_syntax: str, accept_private: bool) -> bool:
         return False
     if service is StorageServiceClass:
         return True
+    if abstract_syntax.startswith(_COMPOSITE_STORAGE):
+        return True  # retired classes: their images are still sent
     known = service.__name__ != "ServiceClass" or abstract_syntax in REGISTERED_UIDS
     return accept_private and not known
 

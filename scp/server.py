@@ -54,7 +54,7 @@ _NOT_ACCEPTED = {
 }
 
 
-@dataclass
+@dataclass(eq=False)
 class _Connection:
     """A connection and, once negotiated, its association."""
 

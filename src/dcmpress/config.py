@@ -173,13 +173,12 @@ class RuleConfig(_Section):
         return {**effort, **self.parameters}
 
 
-DEFAULT_RULES = (RuleConfig(codec="interframe", effort="balanced"),)
-
-
 class CompressionConfig(_Section):
     """Which codec compresses what."""
 
-    rules: tuple[RuleConfig, ...] = DEFAULT_RULES
+    rules: tuple[RuleConfig, ...] = Field(
+        default_factory=lambda: (RuleConfig(codec="interframe", effort="balanced"),)
+    )
 
 
 class WebConfig(_Section):
@@ -204,12 +203,12 @@ class Config(BaseSettings):
         env_prefix=ENVIRONMENT_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True
     )
 
-    dicom: DicomConfig = DicomConfig()
-    storage: StorageConfig = StorageConfig()
-    pipeline: PipelineConfig = PipelineConfig()
-    compression: CompressionConfig = CompressionConfig()
-    web: WebConfig = WebConfig()
-    log: LogConfig = LogConfig()
+    dicom: DicomConfig = Field(default_factory=DicomConfig)
+    storage: StorageConfig = Field(default_factory=StorageConfig)
+    pipeline: PipelineConfig = Field(default_factory=PipelineConfig)
+    compression: CompressionConfig = Field(default_factory=CompressionConfig)
+    web: WebConfig = Field(default_factory=WebConfig)
+    log: LogConfig = Field(default_factory=LogConfig)
 
     @classmethod
     def settings_customise_sources(
