@@ -1,6 +1,5 @@
 """The interframe codec, efforts of the forward core."""
 
-import numpy as np
 import pytest
 
 from dcmpress.codecs.interframe.codec import InterframeCodec
