@@ -10,7 +10,7 @@ import os
 import struct
 import uuid
 import zlib
-from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -219,9 +219,10 @@ class BlobReader:
         self.close()
 
     def close(self) -> None:
-        """Let go of the file."""
-        self._view.release()
-        self._map.close()
+        """Let go of the file; pieces that somebody still holds keep it mapped until they are gone."""
+        with suppress(BufferError):
+            self._view.release()
+            self._map.close()
 
     @property
     def size(self) -> int:
@@ -304,8 +305,3 @@ class BlobReader:
         if at != end or not offsets or offsets[-1] != index_at:
             raise BlobFormatError(f"{self.path.name}: sections do not fill the file")
         return offsets
-
-
-def total_size(payloads: Iterable[Buffer]) -> int:
-    """Return the bytes of several buffers together."""
-    return sum(memoryview(payload).nbytes for payload in payloads)
