@@ -1,10 +1,6 @@
 """C-FIND as SCP (PS3.4 C.4.1): answers streamed as the catalog yields them, C-CANCEL heard between two."""
 
-from contextlib import closing
 from itertools import islice
-
-from dcmpress.scp.find import FindRequest, find_responses
-from dcmpress.scp.identifier import IdentifierError
 
 from dcmpress.scp.association import Association
 from dcmpress.scp.commands import (
@@ -17,6 +13,8 @@ from dcmpress.scp.commands import (
     number,
     response_to,
 )
+from dcmpress.scp.find import FindRequest, find_responses
+from dcmpress.scp.identifier import IdentifierError
 from dcmpress.scp.log import logger
 from dcmpress.scp.negotiation import Context
 from dcmpress.scp.settings import ScpSettings
@@ -45,18 +43,18 @@ def serve_find(
     status, problem = SUCCESS, ""
     offending: tuple[int, ...] = ()
     try:
-        with closing(find_responses(archive.catalog, request)) as answers:
-            for answer in islice(answers, settings.find_limit or None):
-                association.layer.send_data(context.context_id, IS_COMMAND, [pending_command])
-                association.layer.send_data(context.context_id, 0, [answer])
-                matches += 1
-                if association.cancelled(message_id):
-                    status = CANCEL
-                    break
-            else:
-                if settings.find_limit and next(answers, None) is not None:
-                    status = OUT_OF_RESOURCES
-                    problem = f"more than {settings.find_limit} matches; narrow the query"
+        answers = find_responses(archive.catalog, request)
+        for answer in islice(answers, settings.find_limit or None):
+            association.layer.send_data(context.context_id, IS_COMMAND, [pending_command])
+            association.layer.send_data(context.context_id, 0, [answer])
+            matches += 1
+            if association.cancelled(message_id):
+                status = CANCEL
+                break
+        else:
+            if settings.find_limit and next(answers, None) is not None:
+                status = OUT_OF_RESOURCES
+                problem = f"more than {settings.find_limit} matches; narrow the query"
     except IdentifierError as error:
         status, problem, offending = error.status, str(error), error.offending
     except StorageError as error:

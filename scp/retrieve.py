@@ -10,9 +10,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 
-from dcmpress.scp.find import retrieve_query
-from dcmpress.scp.identifier import IdentifierError
-
 from dcmpress.scp import negotiation
 from dcmpress.scp.association import Association
 from dcmpress.scp.commands import (
@@ -41,6 +38,8 @@ from dcmpress.scp.commands import (
     text,
 )
 from dcmpress.scp.errors import NetworkError, ProtocolError
+from dcmpress.scp.find import retrieve_query
+from dcmpress.scp.identifier import IdentifierError
 from dcmpress.scp.log import logger
 from dcmpress.scp.negotiation import Context
 from dcmpress.scp.settings import Peer, ScpSettings

@@ -90,8 +90,8 @@ def _verify_instances(name: str, reader: InstanceReader, listed: dict[int | None
         row = listed.get(number)
         if row is not None and row.sha256.hex() != instance.sha256:
             problems.append(Problem(name, uid, "the catalog expects another data set here"))
-    for number, row in listed.items():
-        if number is None or number >= len(reader.blob.index.instances):
+    for place, row in listed.items():
+        if place is None or place >= len(reader.blob.index.instances):
             problems.append(Problem(name, row.sop_instance_uid, "the catalog expects it here, but it is not"))
     return problems
 

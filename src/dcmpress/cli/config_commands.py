@@ -5,20 +5,37 @@ import socket
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import typer
 
-from dcmpress.cli.app import FAILED, ConfigOption, app, load_config, out
+from dcmpress.cli.app import FAILED, ConfigOption, app, fail, load_config, out
 from dcmpress.cli.wiring import open_archive, scp_settings
 from dcmpress.codecs.registry import get_codec
 from dcmpress.config import Config
 from dcmpress.scp.echo import echo
 from dcmpress.scp.errors import NetworkError
+from dcmpress.scp.settings import Peer
 from dcmpress.storage.errors import StorageError
 
 config_app = typer.Typer(no_args_is_help=True, help="Look at the configuration.")
 app.add_typer(config_app, name="config")
+
+
+@app.command("echo")
+def echo_(
+    host: Annotated[str, typer.Argument(help="Host name or address.")],
+    port: Annotated[int, typer.Argument(help="TCP port.")],
+    called: Annotated[str, typer.Option(help="AE title of the peer.")] = "DCMPRESS",
+    calling: Annotated[str, typer.Option(help="Our AE title.")] = "DCMPRESS",
+) -> None:
+    """Ask a DICOM node whether it is there (C-ECHO). Exit code 1 if it does not answer."""
+    try:
+        took = echo(Peer(called, host, port), calling)
+    except NetworkError as error:
+        raise fail(str(error)) from None
+    out.print(f"{called} answers in {took * 1000:.0f} ms")
 
 
 @config_app.command()

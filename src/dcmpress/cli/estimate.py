@@ -24,7 +24,7 @@ from dcmpress.storage.importing import files_below
 from dcmpress.storage.leading import read_leading
 from dcmpress.storage.part10 import FileMeta, guess_transfer_syntax, read_part10
 from dcmpress.storage.pipeline import CompressionRule
-from dcmpress.storage.spool import Sender, Spool
+from dcmpress.storage.spool import Sender, Spool, SpoolEntry
 
 PEERS = (CodecChoice("jpeg-ls"), CodecChoice("htj2k"))
 """What the estimate is compared with: the same frames, coded one by one."""
@@ -103,7 +103,8 @@ def _draw(series: list[_Series], budget: int, seed: int) -> list[_Series]:
     # Efraimidis and Spirakis 2006: the largest of u^(1/weight) are a weighted sample.
     order = sorted(series, key=lambda s: chooser.random() ** (1.0 / max(1, s.size)), reverse=True)
     per_series = max(budget // 20, 1 << 20)
-    drawn, used = [], 0
+    drawn: list[_Series] = []
+    used = 0
     for one in order:
         if used >= budget and len(drawn) >= 3:
             break
@@ -117,7 +118,7 @@ def _measure(series: _Series, budget: int, settings: Config, scratch: Path) -> N
     limit = max(budget // 20, 1 << 20)
     spool_folder = scratch / "spool"
     spool = Spool(spool_folder)
-    entries = []
+    entries: list[SpoolEntry] = []
     size = 0
     attributes = {"Modality": series.modality}
     for path in series.paths:
