@@ -15,7 +15,7 @@ ROOMS = {
     "cli": PROJECT / "src" / "dcmpress" / "cli",
 }
 MAY_IMPORT = {
-    "codecs": {"dcmpress.codecs", "numpy", "numba", "imagecodecs", "zstandard", "pywt"},
+    "codecs": {"dcmpress.codecs", "numpy", "numba", "llvmlite", "imagecodecs", "zstandard", "pywt"},
     "storage": {
         "dcmpress.codecs",
         "dcmpress.storage",
