@@ -69,7 +69,6 @@ def fill(url: str, n_instances: int) -> int:
             connection.execute(insert(Instance), [row for s in chunk for row in _instances(s, blob)])
     if not database.is_sqlite:
         _set_sequences(database)
-    database.optimize()
     database.close()
     return n_studies
 

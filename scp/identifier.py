@@ -10,14 +10,13 @@ from dataclasses import dataclass, field
 
 from pydicom.datadict import dictionary_VR, keyword_for_tag
 
-from dcmpress.scp.charset import UTF_8, CharacterSet
 from dcmpress.storage.catalog.attributes import BY_TAG
+from dcmpress.storage.charset import UTF_8, CharacterSet
 from dcmpress.storage.elements import (
     DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
     Element,
     Encoding,
     encoding_of,
-    inflate,
     iterate,
 )
 from dcmpress.storage.errors import MalformedError
@@ -112,7 +111,7 @@ def decode_identifier(data: bytes, transfer_syntax_uid: str, default_charset: st
     encoding = encoding_of(transfer_syntax_uid)
     try:
         if transfer_syntax_uid == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:
-            data = inflate(data, LONGEST_IDENTIFIER + 1)
+            data = _inflate(data)
         if len(data) > LONGEST_IDENTIFIER:
             raise UnreadableIdentifierError(f"the identifier is longer than {LONGEST_IDENTIFIER} bytes")
         elements = {element.tag: element for element in iterate(data, encoding)}
@@ -126,6 +125,18 @@ def decode_identifier(data: bytes, transfer_syntax_uid: str, default_charset: st
         if tag & 0xFFFF != 0  # group lengths are retired
     }
     return Identifier(level, charset, keys)
+
+
+def _inflate(data: bytes) -> bytes:
+    """Return an inflated identifier; one that was cut short must not ask for more than its sender did."""
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    try:
+        inflated = inflater.decompress(data, LONGEST_IDENTIFIER + 1)
+    except zlib.error as error:
+        raise MalformedError(str(error)) from None
+    if not inflater.eof and len(inflated) <= LONGEST_IDENTIFIER:
+        raise MalformedError("the deflated bytes end too early")
+    return inflated
 
 
 def _ascii(data: bytes, element: Element | None) -> str:

@@ -88,7 +88,3 @@ class Catalog:
     def statistics(self) -> Statistics:
         """Count what the node holds."""
         return gather(self._database)
-
-    def optimize(self) -> None:
-        """Let the database look at how its values are distributed; a fraction of a second, when idle."""
-        self._database.optimize()

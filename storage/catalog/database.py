@@ -26,7 +26,8 @@ class Database:
 
     SQLite has one writer at a time: threads queue on a lock here, processes on the file. Receipt commits
     with synchronous=NORMAL, because the spool file is the proof of what was acknowledged; a transaction
-    asked to be `durable` is on the disk when it returns.
+    asked to be `durable` is on the disk when it returns. Its planner is never told how values are
+    distributed (ANALYZE): what it learns of a small catalog makes it scan the tables when they have grown.
     """
 
     def __init__(self, url: str) -> None:
@@ -64,13 +65,6 @@ class Database:
             connection.exec_driver_sql("BEGIN IMMEDIATE")  # to wait here, not at the first change
             yield connection  # an exception leaves through `connect`, which rolls back
             connection.commit()
-
-    def optimize(self) -> None:
-        """Refresh what the query planner knows; PostgreSQL does so by itself."""
-        if self.is_sqlite:
-            with self._write_lock, self.engine.connect() as connection:
-                connection.exec_driver_sql("PRAGMA analysis_limit = 1000")
-                connection.exec_driver_sql("ANALYZE")
 
     def close(self) -> None:
         """Close all connections."""

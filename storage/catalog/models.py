@@ -48,7 +48,13 @@ class UtcDateTime(TypeDecorator[datetime]):
 
 
 class Base(DeclarativeBase):
-    """The tables of the catalog."""
+    """The tables of the catalog.
+
+    No key is ever used again (SQLite would): a key held across transactions, by the pipeline or in a
+    cache, means the same row or none.
+    """
+
+    __table_args__: Any = {"sqlite_autoincrement": True}  # noqa: RUF012  # SQLAlchemy's own form
 
     metadata = MetaData(
         naming_convention={
@@ -118,7 +124,10 @@ class Series(Base):
     """A series."""
 
     __tablename__ = "series"
-    __table_args__ = (UniqueConstraint("study_pk", "series_instance_uid"),)
+    __table_args__ = (
+        UniqueConstraint("study_pk", "series_instance_uid"),
+        {"sqlite_autoincrement": True},
+    )
 
     pk: Mapped[int] = mapped_column(PRIMARY_KEY, primary_key=True)
     study_pk: Mapped[int] = mapped_column(ForeignKey("study.pk"))

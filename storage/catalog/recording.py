@@ -372,7 +372,7 @@ def identity_of(attributes: Mapping[str, str], study_uid: str) -> str:
     two unknown patients are not one.
     """
     patient_id, issuer, name, born = (
-        str(stored_value("LO", attributes.get(keyword, "")) or "")
+        str(stored_value(_COLUMNS[Level.PATIENT][keyword][1], attributes.get(keyword, "")) or "")
         for keyword in ("PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate")
     )
     parts = [patient_id, issuer]

@@ -32,6 +32,7 @@ def upgrade() -> None:
         sa.Column("format_version", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("pk", name="pk_blob"),
         sa.UniqueConstraint("name", name="uq_blob_name"),
+        sqlite_autoincrement=True,
     )
 
     op.create_table(
@@ -52,6 +53,7 @@ def upgrade() -> None:
         sa.Column("patient_name_phonetic", TEXT, nullable=True),
         sa.PrimaryKeyConstraint("pk", name="pk_patient"),
         sa.UniqueConstraint("identity", name="uq_patient_identity"),
+        sqlite_autoincrement=True,
     )
 
     op.create_table(
@@ -77,6 +79,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("pk", name="pk_study"),
         sa.ForeignKeyConstraint(["patient_pk"], ["patient.pk"], name="fk_study_patient_pk"),
         sa.UniqueConstraint("study_instance_uid", name="uq_study_study_instance_uid"),
+        sqlite_autoincrement=True,
     )
 
     op.create_table(
@@ -112,6 +115,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("pk", name="pk_series"),
         sa.ForeignKeyConstraint(["study_pk"], ["study.pk"], name="fk_series_study_pk"),
         sa.UniqueConstraint("study_pk", "series_instance_uid", name="uq_series_study_pk_series_instance_uid"),
+        sqlite_autoincrement=True,
     )
 
     op.create_table(
@@ -167,6 +171,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("pk", name="pk_instance"),
         sa.ForeignKeyConstraint(["series_pk"], ["series.pk"], name="fk_instance_series_pk"),
         sa.ForeignKeyConstraint(["blob_pk"], ["blob.pk"], name="fk_instance_blob_pk"),
+        sqlite_autoincrement=True,
     )
 
     op.create_index("ix_patient_patient_birth_date", "patient", ["patient_birth_date"])

@@ -4,6 +4,7 @@ pydicom knows the character sets; this module adds what a query needs: decoding 
 encoding that says when a set cannot hold a value, so that another one is chosen instead of question marks.
 """
 
+import re
 import warnings
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -20,6 +21,9 @@ _DEFAULT_TERMS = frozenset({"", "ISO_IR 6", "ISO 2022 IR 6"})
 _TEXT_DELIMITERS = "\\\t\n\f\r"
 _NAME_DELIMITERS = "^=" + _TEXT_DELIMITERS
 """Each of them resets the code extension (PS3.5 6.1.2.5.3)."""
+
+_TO_GB_2312 = "\x1b$)A"
+"""The escape to ISO-IR 58, which pydicom 3.0 neither writes nor takes away."""
 
 _DELIMITER_BYTES = {
     False: {ord(character) for character in _TEXT_DELIMITERS},
@@ -60,7 +64,8 @@ class CharacterSet:
         if not self.terms:
             return _decode_unlabelled(raw)
         try:
-            return decode_bytes(raw, self._encodings, _DELIMITER_BYTES[name])
+            text: str = decode_bytes(raw, self._encodings, _DELIMITER_BYTES[name])
+            return text.replace(_TO_GB_2312, "") if "iso_ir_58" in self._encodings else text
         except (LookupError, ValueError):
             return raw.decode("utf-8", "replace")
 
@@ -68,30 +73,27 @@ class CharacterSet:
         """Return `text` encoded, or None if this set cannot hold it."""
         if text.isascii():
             return text.encode("ascii")
-        if len(self._encodings) == 1:
-            if self._default_first:
-                return None
-            try:
-                return text.encode(self._encodings[0])
-            except (LookupError, UnicodeError):
-                return None
-        return self._encode_with_extensions(text, name)
-
-    def _encode_with_extensions(self, text: str, name: bool) -> bytes | None:
         if not all(self._holds(character) for character in text):
             return None
-        encoded = bytearray()
-        part = ""
+        if len(self._encodings) == 1:
+            return text.encode(self._encodings[0])
         delimiters = _NAME_DELIMITERS if name else _TEXT_DELIMITERS
-        for character in text + "\0":
-            if character != "\0" and character not in delimiters:
-                part += character
-                continue
-            if part:
-                encoded += encode_string(part, self._encodings)
-            part = ""
-            encoded += b"" if character == "\0" else character.encode("ascii")
-        return bytes(encoded) if self.decode(bytes(encoded), name=name) == text else None
+        encoded = b"".join(
+            part.encode("ascii") if part in delimiters else self._encode_part(part)
+            for part in re.split(f"([{re.escape(delimiters)}])", text)
+            if part
+        )
+        return encoded if self.decode(encoded, name=name) == text else None
+
+    def _encode_part(self, part: str) -> bytes:
+        """Encode what stands between two delimiters, with the escapes that it needs."""
+        if "iso_ir_58" in self._encodings and not part.isascii():
+            try:
+                return _TO_GB_2312.encode("ascii") + part.encode("gb2312")
+            except UnicodeEncodeError:
+                pass
+        encoded: bytes = encode_string(part, self._encodings)
+        return encoded
 
     def _holds(self, character: str) -> bool:
         if character.isascii():
@@ -103,10 +105,10 @@ class CharacterSet:
 @lru_cache(maxsize=4096)
 def _can_encode(character: str, encoding: str) -> bool:
     try:
-        character.encode(encoding)
+        encoded = character.encode(encoding)
     except (LookupError, UnicodeError):
         return False
-    return True
+    return len(encoded) == 1 or encoding != "shift_jis"  # JIS X 0201 is the part of one byte
 
 
 def _decode_unlabelled(raw: bytes) -> str:
