@@ -45,29 +45,19 @@ _STORED = case(
     else_=0.0,
 )
 _BY_MODALITY = (
-    select(
-        func.coalesce(Series.modality, "").label("name"),
-        func.count(),
-        func.sum(Instance.size),
-        func.sum(_STORED),
-    )
+    select(Series.modality, func.count(), func.sum(Instance.size), func.sum(_STORED))
     .select_from(Instance)
     .join(Series, Series.pk == Instance.series_pk)
     .outerjoin(Blob, Blob.pk == Instance.blob_pk)
     .where(~Instance.replaced)
-    .group_by(func.coalesce(Series.modality, ""))
+    .group_by(Series.modality)
 )
 _BY_CODEC = (
-    select(
-        func.coalesce(Blob.codec, "spool").label("name"),
-        func.count(),
-        func.sum(Instance.size),
-        func.sum(_STORED),
-    )
+    select(Blob.codec, func.count(), func.sum(Instance.size), func.sum(_STORED))
     .select_from(Instance)
     .outerjoin(Blob, Blob.pk == Instance.blob_pk)
     .where(~Instance.replaced)
-    .group_by(func.coalesce(Blob.codec, "spool"))
+    .group_by(Blob.codec)
 )
 _BLOB_BYTES = select(func.coalesce(func.sum(Blob.size), 0)).where(Blob.state == "stored")
 _SPOOL = select(func.count(), func.coalesce(func.sum(Instance.size), 0)).where(
@@ -80,8 +70,8 @@ _DAMAGED = select(func.count()).where(Instance.damaged)
 def gather(database: Database) -> Statistics:
     """Count what the catalog in `database` lists; reads every instance row once or twice."""
     with database.reading() as connection:
-        by_modality = _shares(connection.execute(_BY_MODALITY))
-        by_codec = _shares(connection.execute(_BY_CODEC))
+        by_modality = _shares(connection.execute(_BY_MODALITY), without="")
+        by_codec = _shares(connection.execute(_BY_CODEC), without="spool")
         spool_instances, spool_bytes = connection.execute(_SPOOL).one()
         blob_bytes = connection.execute(_BLOB_BYTES).scalar_one()
         attention = connection.execute(_ATTENTION).scalar_one()
@@ -99,5 +89,5 @@ def gather(database: Database) -> Statistics:
     )
 
 
-def _shares(rows: Any) -> dict[str, Share]:
-    return {name: Share(n, int(raw), round(stored)) for name, n, raw, stored in rows}
+def _shares(rows: Any, without: str) -> dict[str, Share]:
+    return {name or without: Share(n, int(raw), round(stored)) for name, n, raw, stored in rows}
