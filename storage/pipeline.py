@@ -7,6 +7,7 @@ own process along, and associations always come first.
 
 import fcntl
 import os
+import signal
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -18,21 +19,25 @@ from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
 from multiprocessing import get_context
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 
 import structlog
 
 from dcmpress.codecs.registry import get_codec
+from dcmpress.codecs.warm import warm_all
 from dcmpress.storage.archive import Archive
-from dcmpress.storage.catalog.settling import BlobFacts, SpooledInstance, SpooledSeries
+from dcmpress.storage.catalog.settling import BlobFacts, SpooledInstance, SpooledSeries, requested_codec
 from dcmpress.storage.compress import FALLBACK, CodecChoice, CompressJob, CompressResult, compress
 from dcmpress.storage.errors import DamagedError, MissingError
 
 logger: Any = structlog.get_logger("dcmpress.pipeline")
 
 _BACK_OFF = (5.0, 30.0, 120.0, 600.0)
-"""Seconds until a group that failed is tried again."""
+"""Seconds until a series that failed is tried again."""
+
+_PATIENCE = 2
+"""Failures of a series after which its instances are taken one by one."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +108,6 @@ class Pipeline:
         self.archive = archive
         self.settings = settings
         self.counters = Counters()
-        self._wake = threading.Event()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._pool: ProcessPoolExecutor | None = None
@@ -114,14 +118,37 @@ class Pipeline:
 
     def start(self) -> None:
         """Compress from now on, in a thread of its own, until `stop`."""
-        self.archive.on_received = self._wake.set
         self._thread = threading.Thread(target=self._run, name="pipeline", daemon=True)
         self._thread.start()
+
+    def _warm(self) -> None:
+        """Let a worker compile the kernels, then load them here, where retrievals decode."""
+        choices = [(rule.choice.codec, rule.choice.parameters) for rule in self.settings.rules]
+        warmed = self._workers().submit(warm_all, choices)
+
+        def load(done: Future[None]) -> None:
+            if done.cancelled() or self._stopping.is_set():
+                return
+            if done.exception() is not None:
+                logger.error("a codec fails its self-test", problem=repr(done.exception()))
+                return
+            threading.Thread(target=warm_all, args=(choices,), name="warm", daemon=True).start()
+
+        warmed.add_done_callback(load)
+
+    def _workers(self) -> ProcessPoolExecutor:
+        if self._pool is None:
+            self._pool = ProcessPoolExecutor(
+                self.settings.workers,
+                mp_context=get_context("spawn"),
+                initializer=_begin_worker,
+                initargs=(os.getpid(),),
+            )
+        return self._pool
 
     def stop(self) -> None:
         """End. What is being compressed is given up; it is still in the spool."""
         self._stopping.set()
-        self._wake.set()
         if self._thread is not None:
             self._thread.join()
         self._abandon_all()
@@ -142,6 +169,7 @@ class Pipeline:
             self._abandon_all()
 
     def _run(self) -> None:
+        self._warm()
         while not self._stopping.is_set():
             try:
                 quiet_since = datetime.now(UTC) - timedelta(seconds=self.settings.settle_seconds)
@@ -149,9 +177,7 @@ class Pipeline:
                 if self._in_flight:
                     self._collect(timeout=1.0)
                 else:
-                    self._wake.wait(min(5.0, max(0.2, self.settings.settle_seconds / 4)))
-                    self._wake.clear()
-                    self._stopping.wait(0.05)  # lets a burst of commits be one wake-up
+                    self._stopping.wait(min(2.5, max(0.1, self.settings.settle_seconds / 4)))
             except Exception:
                 logger.exception("pipeline failed; trying again")
                 self.counters.failures += 1
@@ -173,20 +199,24 @@ class Pipeline:
             if series.series_pk in busy or monotonic() < not_before or (quiet_since is None and failures):
                 continue
             quiet = quiet_since is None or series.newest <= quiet_since
-            for group in self._groups(series, whole=quiet):
+            for group in self._groups(series, whole=quiet, one_by_one=failures >= _PATIENCE):
                 if room <= 0:
                     return
                 self._submit(group)
                 room -= 1
 
-    def _groups(self, series: SpooledSeries, *, whole: bool) -> Iterator[_Group]:
-        """Yield the groups of a series that are ready: all of it, or only full ones."""
-        limit, most = self.settings.group_bytes, self.settings.group_instances
+    def _groups(self, series: SpooledSeries, *, whole: bool, one_by_one: bool) -> Iterator[_Group]:
+        """Yield the groups of a series that are ready: all of it, or only full ones.
+
+        `one_by_one`, by Zstandard, is for a series that has failed: one instance that cannot be compressed
+        must not keep its neighbours in the spool.
+        """
+        limit, most = self.settings.group_bytes, 1 if one_by_one else self.settings.group_instances
         if not whole and series.size < limit and series.n_instances < most:
             return
         by_choice: dict[str, tuple[CodecChoice, list[SpooledInstance]]] = {}
         for instance in self.archive.catalog.settling.spooled_in(series.series_pk):
-            choice = self._choice(series, instance)
+            choice = CodecChoice(FALLBACK) if one_by_one else self._choice(series, instance)
             by_choice.setdefault(repr(choice), (choice, []))[1].append(instance)
         for choice, instances in by_choice.values():
             part: list[SpooledInstance] = []
@@ -236,11 +266,7 @@ class Pipeline:
             min_correlation=self.settings.min_correlation,
             segment_bytes=self.settings.segment_bytes,
         )
-        if self._pool is None:
-            self._pool = ProcessPoolExecutor(
-                self.settings.workers, mp_context=get_context("spawn"), initializer=_be_nice
-            )
-        self._in_flight[self._pool.submit(compress, job)] = group
+        self._in_flight[self._workers().submit(compress, job)] = group
 
     def _collect(self, timeout: float) -> None:
         done, _ = wait(self._in_flight, timeout, FIRST_COMPLETED)
@@ -296,6 +322,8 @@ class Pipeline:
             codec=codec_id,
             format_version=get_codec(codec_id, **parameters).format_version,
             parameters=parameters,
+            requested=requested_codec(group.choice.codec, group.choice.parameters),
+            fallback="the worker process died" if group.crashed else next(iter(result.fallbacks), None),
         )
         placements = [(by_name[name].instance_pk, k) for k, name in enumerate(result.order)]
         for name in settling.settle(group.blob_pk, facts, placements):
@@ -354,5 +382,14 @@ def exclusive(root: Path) -> Iterator[bool]:
         yield True
 
 
-def _be_nice() -> None:
+def _begin_worker(node: int) -> None:
+    """Give way to associations, leave Ctrl-C to the node, and never outlive it."""
     os.nice(10)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(node,), daemon=True).start()
+
+
+def _end_with(node: int) -> None:
+    while os.getppid() == node:
+        sleep(0.5)
+    os._exit(1)

@@ -190,8 +190,7 @@ def _matching_keys(database: Database, query: Query) -> "array[int]":
     pieces = list(_pieces(query))
     with database.reading() as connection:
         for piece in pieces:
-            result = connection.execution_options(yield_per=5000).execute(keys_statement(piece))
-            for rows in result.partitions():
+            for rows in connection.execute(keys_statement(piece)).partitions(5000):
                 keys.extend(row[0] for row in rows)
     if len(pieces) > 1:
         end = None if query.limit is None else query.offset + query.limit

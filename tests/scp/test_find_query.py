@@ -26,13 +26,13 @@ from dcmpress.scp.identifier import (
 from dcmpress.storage.catalog.attributes import Level
 from dcmpress.storage.catalog.catalog import Catalog
 from tests.scp.test_find_identifier import EXPLICIT, IMPLICIT, decode, encode
-from tests.storage.catalog_entries import enter
+from tests.storage.catalog_entries import enter, new_catalog_url
 
 
 @pytest.fixture(scope="module")
 def catalog(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Catalog]:
     folder: Path = tmp_path_factory.mktemp("catalog")
-    catalog = Catalog.open(f"sqlite:///{folder / 'catalog.db'}")
+    catalog = Catalog.open(new_catalog_url(folder))
     for number, name in enumerate(("Müller^Jörg", "Doe^John"), 1):
         for series in (1, 2):
             enter(

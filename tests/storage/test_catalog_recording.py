@@ -14,12 +14,12 @@ from dcmpress.storage.catalog.catalog import Catalog
 from dcmpress.storage.catalog.query import Query
 from dcmpress.storage.catalog.recording import Outcome
 from dcmpress.storage.catalog.settling import BlobFacts
-from tests.storage.catalog_entries import EPOCH, enter, received
+from tests.storage.catalog_entries import EPOCH, enter, new_catalog_url, received
 
 
 @pytest.fixture
 def url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path / 'catalog.db'}"
+    return new_catalog_url(tmp_path)
 
 
 @pytest.fixture
@@ -148,7 +148,7 @@ def test_healing_hands_back_a_damaged_spool_file(catalog: Catalog) -> None:
 
 
 def test_missing_uids_get_placeholders_that_stay_the_same(catalog: Catalog, tmp_path: Path) -> None:
-    other = Catalog.open(f"sqlite:///{tmp_path / 'rebuilt.db'}")
+    other = Catalog.open(new_catalog_url(tmp_path / "other"))
     places = []
     for target in (catalog, other):
         enter(target, "1.2", StudyInstanceUID="", SeriesInstanceUID="")
