@@ -27,7 +27,7 @@ import structlog
 from dcmpress.codecs.registry import get_codec
 from dcmpress.codecs.warm import warm_all
 from dcmpress.storage.archive import Archive
-from dcmpress.storage.catalog.settling import BlobFacts, SpooledInstance, SpooledSeries
+from dcmpress.storage.catalog.settling import BlobFacts, SpooledInstance, SpooledSeries, requested_codec
 from dcmpress.storage.compress import FALLBACK, CodecChoice, CompressJob, CompressResult, compress
 from dcmpress.storage.errors import DamagedError, MissingError
 
@@ -335,6 +335,8 @@ class Pipeline:
             codec=codec_id,
             format_version=get_codec(codec_id, **parameters).format_version,
             parameters=parameters,
+            requested=requested_codec(group.choice.codec, group.choice.parameters),
+            fallback="the worker process died" if group.crashed else next(iter(result.fallbacks), None),
         )
         placements = [(by_name[name].instance_pk, k) for k, name in enumerate(result.order)]
         freed = settling.settle(group.blob_pk, facts, placements)
