@@ -298,6 +298,12 @@ class Settling:
                 for received, attributes, index in instances
             ]
 
+    def note_requested(self, blob_names: Iterable[str], requested: str) -> None:
+        """Note that another codec was asked for these blobs and is not better: it need not be tried again."""
+        with self._database.writing(durable=True) as connection:
+            for chunk in _chunks(blob_names):
+                connection.execute(update(Blob).where(Blob.name.in_(chunk)).values(requested=requested))
+
     def abandon_blob(self, blob_pk: int) -> None:
         """Forget a blob that was announced and will not be settled."""
         with self._database.writing(durable=True) as connection:
