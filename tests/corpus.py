@@ -36,7 +36,9 @@ def entries(group: str | None = None, folder: Path = FOLDER) -> list[Entry]:
                 continue
             path = _locate(folder, row)
             found.append(
-                Entry(row["group"], path, row["series"], int(row["rows"]), int(row["cols"]), int(row["frames"]))
+                Entry(
+                    row["group"], path, row["series"], int(row["rows"]), int(row["cols"]), int(row["frames"])
+                )
             )
     return found
 
