@@ -21,19 +21,26 @@ from dcmpress.codecs import ans
 from dcmpress.codecs.bits import ByteReader, as_bytes, put_varint
 from dcmpress.codecs.errors import CorruptStreamError
 from dcmpress.codecs.interframe import context, fit, geometry, kernels, predict
-from dcmpress.codecs.interframe.labels import N_LABEL_CONTEXTS, label_values, read_labels
+from dcmpress.codecs.interframe.labels import (
+    N_COUNT_CONTEXTS,
+    N_LABEL_CONTEXTS,
+    count_values,
+    label_values,
+    read_counts,
+    read_labels,
+)
 from dcmpress.codecs.interframe.side import SideReader, SideWriter
 
 Array = NDArray[Any]
 
-BATCH_SAMPLES = 200_000
+BATCH_SAMPLES = 1_000_000
 MAX_TILE = 256
 _NO_PLANE = np.zeros(0, np.int32)
 _NO_ERRORS = np.zeros(0, np.uint16)
 
 # Contexts of the side information of a batch header, and of a frame.
 _MISC, _COEFFICIENT, _COUNT = 0, 1, 1 + predict.N_TAPS
-_N_BATCH_CONTEXTS = _COUNT + 16
+_N_BATCH_CONTEXTS = _COUNT + N_COUNT_CONTEXTS
 _LENGTH, _RUN, _LABEL = 1, 2, 3
 _N_FRAME_CONTEXTS = _LABEL + N_LABEL_CONTEXTS
 
@@ -53,14 +60,16 @@ class Settings:
     spatial_taps: tuple[int, ...]
     reference_taps: tuple[int, ...]
     n_extra: int
-    hold: int
-    """Batches after the first that keep its classes."""
+    learn_every: int
+    """Tiles, of which one is looked at in finding the classes."""
+    coarse: int
+    """Fraction bits of coefficients not used."""
 
 
 _NEAR = (1, 3, 4, 5, 6, 7, 10, 11, 12)
 _WIDE = tuple(range(1, predict.N_SPATIAL))
-FAST = Settings(32, 6, 8, 3, 8, _NEAR, tuple(range(17, 26)), 0, 0)
-BALANCED = Settings(32, 12, 4, 6, 4, _WIDE, tuple(range(17, 30)), 1, 0)
+FAST = Settings(32, 6, 8, 3, 8, _NEAR, tuple(range(17, 26)), 0, 1, 6)
+BALANCED = Settings(16, 32, 2, 5, 4, _WIDE, tuple(range(17, 30)), 1, 3, 6)
 
 
 @dataclass
@@ -70,6 +79,7 @@ class _Batch:
     tile: int
     n_extra: int
     shift: int
+    coarse: int
     classes: list[Array]
     """Without a reference, with one: int32 (classes, N_TAPS); empty if no frame needs it."""
     weights: list[Array]
@@ -175,6 +185,7 @@ def _encode_batch(
 ) -> tuple[bytes, list[bytes]]:
     rows, columns = frames.rows, frames.columns
     shift = predict.coefficient_shift(max_value)
+    coarse = settings.coarse - (13 - shift)
     errors_shift = context.error_shift(max_value)
     n_extra = settings.n_extra if any(frames.references[i] >= 0 for i in members) else 0
     tile = settings.tile
@@ -197,7 +208,7 @@ def _encode_batch(
             )
         tap_frames = np.array([predict.TAPS[t][0] for t in taps], np.int64)
         tap_offsets = np.array([predict.TAPS[t][1] * line + predict.TAPS[t][2] for t in taps], np.int64)
-        grams = np.empty((len(users) * n_tiles, len(taps) + 1, len(taps) + 1), np.float32)
+        grams = np.zeros((len(users) * n_tiles, fit.packed_size(len(taps))), np.float32)
         for k, i in enumerate(users):
             reference, extra = frames.planes_behind(i, n_extra)
             geometry.pad_current(frames.planes[i], current)
@@ -208,8 +219,8 @@ def _encode_batch(
         n_classes = max(1, min(settings.classes, len(users) * n_tiles // 8))
         vectors = np.zeros((n_classes, len(taps) + 1), np.float32)
         assignment = np.zeros(len(grams), np.int64)
-        fit.cluster(grams, vectors, assignment, settings.iterations, False)
-        classes[kind] = fit.quantise(vectors, np.array(taps), shift)
+        fit.cluster(grams, vectors, assignment, settings.iterations, settings.learn_every)
+        classes[kind] = fit.quantise(vectors, np.array(taps), shift, coarse)
         for k, i in enumerate(users):
             chosen = assignment[k * n_tiles : (k + 1) * n_tiles]
             labels[i - members[0]] = chosen.reshape(down, across)
@@ -221,18 +232,17 @@ def _encode_batch(
         reference, extra = frames.planes_behind(i, n_extra)
         geometry.pad_current(frames.planes[i], current)
         errors = frames.new_errors(i)
+        extras = n_extra if kind else 0
+        fit.choose_modes(
+            current, reference, extras, extra, rows, columns, tile, settings.mode_step,
+            labels[k], classes[kind], shift, fit.COST,
+        )  # fmt: skip
         arguments = (
-            residuals[k], errors, current, reference, n_extra if kind else 0, extra,
+            residuals[k], errors, current, reference, extras, extra,
             tile, labels[k], classes[kind], shift, errors_shift,
         )  # fmt: skip
-        worst = kernels.residual_frame(*arguments)
-        changed = fit.choose_modes(
-            current, reference, residuals[k], rows, columns, tile, settings.mode_step, labels[k], fit.COST
-        )
-        if worst >= 1 << 18:
+        if kernels.residual_frame(*arguments) >= 1 << 18:
             labels[k] = predict.MEDIAN
-            changed = 1
-        if changed:
             kernels.residual_frame(*arguments)
         error_maps.append(errors)
 
@@ -263,7 +273,7 @@ def _encode_batch(
         used.append((n_tokens, runs[:n_runs].copy()))
     counts = np.empty((ans.N_CONTEXTS, ans.SLOTS), np.int64)
     ans.normalise(histogram.reshape(ans.N_CONTEXTS, ans.SLOTS), counts)
-    batch = _Batch(tile, n_extra, shift, classes, weights, level, thresholds, counts)
+    batch = _Batch(tile, n_extra, shift, coarse, classes, weights, level, thresholds, counts)
 
     steps = np.zeros(ans.N_CONTEXTS * ans.SLOTS, np.uint64)
     states = np.zeros((ans.N_CONTEXTS + 1) * ans.N_STATES, np.uint16)
@@ -295,28 +305,20 @@ def _quantiles(population: Array) -> Array:
 
 def _batch_header(batch: _Batch) -> bytes:
     side = SideWriter(_N_BATCH_CONTEXTS)
-    side.put(np.array([batch.tile - 1, batch.n_extra, batch.level]), _MISC)
+    side.put(np.array([batch.tile - 1, batch.n_extra, batch.level, batch.coarse]), _MISC)
     for classes, weights in zip(batch.classes, batch.weights, strict=True):
         side.put(len(classes), _MISC)
         if len(classes):
             side.put(weights, _MISC)
             tap = _COEFFICIENT + np.arange(1, predict.N_TAPS)
-            for previous, vector in zip(
-                [np.zeros(predict.N_TAPS, np.int32), *classes], classes, strict=False
-            ):
-                side.put_signed((vector - previous)[1:], tap)
+            steps = np.diff(classes[:, 1:] >> batch.coarse, axis=0, prepend=0)
+            side.put_signed(steps.reshape(-1), np.tile(tap, len(classes)))
     side.put(np.diff(batch.thresholds, prepend=0), _MISC)
-    for counts in batch.counts:
-        last = int(np.flatnonzero(counts)[-1])
-        side.put(last, _MISC)
-        side.put(counts[: last + 1], _count_contexts(counts[: last + 1]))
+    values = np.empty(batch.counts.size + ans.N_CONTEXTS, np.int64)
+    contexts = np.empty(len(values), np.uint16)
+    n = count_values(batch.counts, _COUNT, values, contexts)
+    side.put(values[:n], contexts[:n])
     return side.finish()
-
-
-def _count_contexts(counts: Array) -> Array:
-    """Return the context of each count: the bit length of the one before it."""
-    before = np.concatenate(([0], counts[:-1]))
-    return _COUNT + np.frexp(before.astype(np.float64))[1].clip(0, 15)
 
 
 def _read_batch(data: memoryview, max_value: int) -> _Batch:
@@ -324,7 +326,8 @@ def _read_batch(data: memoryview, max_value: int) -> _Batch:
     tile = side.one(_MISC) + 1
     n_extra = side.one(_MISC)
     level = side.one(_MISC)
-    if tile > MAX_TILE or n_extra > predict.MAX_EXTRA or level > context.MAX_ERROR:
+    coarse = side.one(_MISC)
+    if tile > MAX_TILE or n_extra > predict.MAX_EXTRA or level > context.MAX_ERROR or coarse > 8:
         raise CorruptStreamError("impossible batch parameters")
     shift = predict.coefficient_shift(max_value)
     all_classes, all_weights = [], []
@@ -339,23 +342,18 @@ def _read_batch(data: memoryview, max_value: int) -> _Batch:
             if weights.max() > 255:
                 raise CorruptStreamError("impossible activity weight")
             tap = _COEFFICIENT + np.arange(1, predict.N_TAPS)
-            differences = [side.take_signed(predict.N_TAPS - 1, tap) for _ in range(n_classes)]
-            classes[:, 1:] = np.cumsum(differences, axis=0)
+            steps = side.take_signed(n_classes * (predict.N_TAPS - 1), np.tile(tap, n_classes))
+            classes[:, 1:] = np.cumsum(steps.reshape(n_classes, -1), axis=0) << coarse
             classes[:, 0] = (1 << shift) - classes[:, 1:].sum(axis=1)
         all_classes.append(classes)
         all_weights.append(weights)
     thresholds = np.cumsum(side.take(ans.N_CONTEXTS - 1, _MISC)).astype(np.int32)
     counts = np.zeros((ans.N_CONTEXTS, ans.SLOTS), np.int64)
-    for row in counts:
-        last = side.one(_MISC)
-        if last >= ans.N_SYMBOLS:
-            raise CorruptStreamError(f"symbol {last}")
-        before = 0
-        for symbol in range(last + 1):
-            before = row[symbol] = side.one(_COUNT + min(int(before).bit_length(), 15))
+    if not read_counts(counts, ans.N_SYMBOLS, _COUNT, side.probabilities, side.state, side.data):
+        raise CorruptStreamError("symbol out of range")
     if (counts.sum(axis=1) != ans.N_STATES).any():
         raise CorruptStreamError("symbol counts do not fill their table")
-    return _Batch(tile, n_extra, shift, all_classes, all_weights, level, thresholds, counts)
+    return _Batch(tile, n_extra, shift, coarse, all_classes, all_weights, level, thresholds, counts)
 
 
 def _frame_record(labels: Array, runs: Array, skipping: bool, streams: list[bytes]) -> bytes:

@@ -1,4 +1,4 @@
-"""Labels of tiles as side information: each against its northern and western neighbour."""
+"""Labels of tiles and counts of symbols as side information, each under a context of what went before."""
 
 from typing import Any
 
@@ -9,6 +9,7 @@ from dcmpress.codecs.interframe.side import decode_values
 from dcmpress.codecs.jit import inline, njit
 
 N_LABEL_CONTEXTS = 2
+N_COUNT_CONTEXTS = 17
 
 Array = NDArray[Any]
 
@@ -45,3 +46,56 @@ def read_labels(labels: Array, first_context: int, probabilities: Array, state: 
             decode_values(value, context, probabilities, state, data)
             v = value[0]
             labels[y, x] = north if v == 0 else (west if v == 1 else v - 2)
+
+
+@inline
+def _bit_length(value: Any) -> Any:
+    n = 0
+    while value >> n:
+        n += 1
+    return n
+
+
+@njit
+def count_values(counts: Array, first_context: int, values: Array, contexts: Array) -> Any:
+    """Turn each row of counts into values: the last symbol used, then the counts up to it.
+
+    The context of a count is the bit length of the count before it. Return how many values there are.
+    """
+    i = 0
+    for row in range(counts.shape[0]):
+        last = counts.shape[1] - 1
+        while last > 0 and counts[row, last] == 0:
+            last -= 1
+        values[i] = last
+        contexts[i] = first_context
+        i += 1
+        before = 0
+        for symbol in range(last + 1):
+            values[i] = counts[row, symbol]
+            contexts[i] = first_context + 1 + min(_bit_length(before), 15)
+            before = counts[row, symbol]
+            i += 1
+    return i
+
+
+@njit
+def read_counts(
+    counts: Array, n_symbols: int, first_context: int, probabilities: Array, state: Array, data: Array
+) -> bool:
+    """The inverse; False if a symbol is not below `n_symbols`."""
+    value = np.empty(1, np.int64)
+    context = np.empty(1, np.uint16)
+    for row in range(counts.shape[0]):
+        context[0] = first_context
+        decode_values(value, context, probabilities, state, data)
+        last = value[0]
+        if last >= n_symbols:
+            return False
+        before = np.int64(0)
+        for symbol in range(last + 1):
+            context[0] = first_context + 1 + min(_bit_length(before), 15)
+            decode_values(value, context, probabilities, state, data)
+            before = value[0]
+            counts[row, symbol] = before
+    return True

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from dcmpress.codecs.interframe.geometry import ABOVE, SIDE
 from dcmpress.codecs.jit import inline
 
-MAX_CLASSES = 30
-COPY = 30
-MEDIAN = 31
+MAX_CLASSES = 128
+COPY = 128
+MEDIAN = 129
 
 # Taps as (frame, dy, dx): frame 0 is the one being coded, 1 its reference, 2 and up that frame's own ones.
 SPATIAL_TAPS = (
