@@ -21,15 +21,16 @@ from dcmpress.codecs import ans
 from dcmpress.codecs.bits import ByteReader, as_bytes, put_varint
 from dcmpress.codecs.errors import CorruptStreamError
 from dcmpress.codecs.interframe import context, fit, geometry, kernels, predict
-from dcmpress.codecs.interframe.labels import (
+from dcmpress.codecs.interframe.records import (
     N_COUNT_CONTEXTS,
-    N_LABEL_CONTEXTS,
+    N_FRAME_CONTEXTS,
     count_values,
-    label_values,
+    frame_values,
     read_counts,
-    read_labels,
+    read_frame,
+    valid_labels,
 )
-from dcmpress.codecs.interframe.side import SideReader, SideWriter
+from dcmpress.codecs.interframe.side import SideReader, SideWriter, code_values
 
 Array = NDArray[Any]
 
@@ -41,8 +42,6 @@ _NO_ERRORS = np.zeros(0, np.uint16)
 # Contexts of the side information of a batch header, and of a frame.
 _MISC, _COEFFICIENT, _COUNT = 0, 1, 1 + predict.N_TAPS
 _N_BATCH_CONTEXTS = _COUNT + N_COUNT_CONTEXTS
-_LENGTH, _RUN, _LABEL = 1, 2, 3
-_N_FRAME_CONTEXTS = _LABEL + N_LABEL_CONTEXTS
 
 _INTRA_WEIGHTS = (56, 28, 28, 14, 14, 24, 8, 0, 0, 0)
 _INTER_WEIGHTS = (32, 16, 16, 8, 8, 16, 0, 16, 8, 8)
@@ -357,25 +356,14 @@ def _read_batch(data: memoryview, max_value: int) -> _Batch:
 
 
 def _frame_record(labels: Array, runs: Array, skipping: bool, streams: list[bytes]) -> bytes:
-    side = SideWriter(_N_FRAME_CONTEXTS)
-    side.put(int(skipping), 0)
-    if skipping:
-        side.put(len(runs), 0)
-        side.put(runs, _RUN)
-    previous = 0
-    for stream in streams[:-1]:
-        high, low = divmod(len(stream), 1 << 12)
-        side.put_signed(high - (previous >> 12), _LENGTH)
-        side.put(low, 0)
-        previous = len(stream)
-    values = np.empty(labels.size, np.int64)
-    contexts = np.empty(labels.size, np.uint16)
-    label_values(labels, _LABEL, values, contexts)
-    side.put(values, contexts)
-    coded = side.finish()
+    lengths = np.array([len(stream) for stream in streams[:-1]], np.int64)
+    values = np.empty(len(runs) + 2 * len(lengths) + labels.size + 2, np.int64)
+    contexts = np.empty(len(values), np.uint16)
+    n = frame_values(labels, runs, skipping, lengths, values, contexts)
+    side = code_values(values[:n], contexts[:n], N_FRAME_CONTEXTS)
     out = bytearray()
-    put_varint(out, len(coded))
-    return bytes(out) + coded + b"".join(streams)
+    put_varint(out, len(side))
+    return b"".join((out, side, *streams))
 
 
 def decode_planes(
@@ -432,31 +420,18 @@ def _decode_frame(
     kind = int(frames.references[i] >= 0)
     tile = batch.tile
     reader = ByteReader(record)
-    side = SideReader(reader.take(reader.varint(len(record))), _N_FRAME_CONTEXTS)
-    skipping = side.one(0)
-    runs = np.zeros(0, np.int64)
-    if skipping:
-        n_runs = side.one(0)
-        if n_runs > rows * -(-columns // kernels.BLOCK):
-            raise CorruptStreamError(f"{n_runs} runs")
-        runs = side.take(n_runs, _RUN)
-    lengths = []
-    previous = 0
-    for _ in range(ans.N_STREAMS - 1):
-        high = (previous >> 12) + int(side.take_signed(1, _LENGTH)[0])
-        previous = (high << 12) + side.one(0)
-        lengths.append(previous)
+    side = SideReader(reader.take(reader.varint(len(record))), N_FRAME_CONTEXTS)
+    labels = np.empty((-(-rows // tile), -(-columns // tile)), np.int64)
+    runs = np.empty(rows * -(-columns // kernels.BLOCK), np.int64)
+    lengths = np.zeros(ans.N_STREAMS + 1, np.int64)
+    n_runs = read_frame(labels, runs, lengths[1:-1], side.probabilities, side.state, side.data)
     streams = reader.take(reader.left)
-    starts = np.cumsum([0, *lengths, len(streams) - sum(lengths)])
-    if (np.diff(starts) < 2).any():
-        raise CorruptStreamError("stream lengths do not fit their frame")
-    labels = np.zeros((-(-rows // tile), -(-columns // tile)), np.int64)
-    read_labels(labels, _LABEL, side.probabilities, side.state, side.data)
+    lengths[-1] = len(streams) - lengths[:-1].sum()
+    if n_runs < -1 or lengths[1:].min() < 2:
+        raise CorruptStreamError("frame record does not fit its frame")
+    starts = np.cumsum(lengths)
     n_classes = len(batch.classes[kind])
-    valid = (labels >= 0) & (labels < n_classes) | (labels == predict.MEDIAN)
-    if kind:
-        valid |= labels == predict.COPY
-    if not valid.all():
+    if not valid_labels(labels, n_classes, predict.COPY if kind else predict.MEDIAN, predict.MEDIAN):
         raise CorruptStreamError("label without coefficients")
 
     buffer = np.empty(len(streams) + ans.slack_bytes(columns), np.uint8)
@@ -468,7 +443,7 @@ def _decode_frame(
         current, frames.new_errors(i), rows, columns, reference, reference_errors,
         batch.n_extra if kind else 0, extra, tile, labels, batch.classes[kind], batch.shift,
         context.error_shift(max_value), batch.weights[kind], batch.level, batch.thresholds, table,
-        ans.SYMBOL_BASE, buffer, starts, runs, bool(skipping),
+        ans.SYMBOL_BASE, buffer, starts, runs[: max(n_runs, 0)], n_runs >= 0,
     )  # fmt: skip
     plane = np.empty((rows, columns), np.uint16)
     if not geometry.unpad(current, plane, max_value) or not exact:

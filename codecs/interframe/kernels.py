@@ -89,11 +89,14 @@ def token_frame(
     (tokens, runs) written
     """
     rows, columns = residuals.shape
-    contexts = np.empty(columns, np.uint8)
+    blocks = (columns + BLOCK - 1) // BLOCK
+    contexts = np.zeros(blocks * BLOCK, np.uint8)
+    block_contexts = contexts.view(np.uint64)
     activity = np.empty(columns, np.int32)
     floats = np.empty(columns, np.float32)
     patterns = floats.view(np.int32)
-    unsigned = np.empty(columns, np.int32)
+    unsigned = np.zeros(blocks * BLOCK, np.int32)
+    second = np.zeros(len(histogram), np.int64)
     n = 0
     n_runs = 0
     run = 0
@@ -120,26 +123,34 @@ def token_frame(
         if least > 0:
             n += columns
         else:
-            for first in range(0, columns, BLOCK):
-                end = min(first + BLOCK, columns)
-                sure = True
-                exact = True
-                for x in range(first, end):
-                    sure &= contexts[x] == 0
-                    exact &= unsigned[x] == 0
-                if sure and exact:
-                    run += 1
-                    continue
+            for block in range(blocks):
+                first = block * BLOCK
+                width = min(BLOCK, columns - first)
+                sure = block_contexts[np.uint64(block)] == 0
                 if sure:
+                    some = np.int32(0)
+                    for k in range(BLOCK):
+                        some |= unsigned[np.uint64(first + k)]
+                    if some == 0:
+                        run += 1
+                        continue
                     runs[n_runs] = run
                     n_runs += 1
                     run = 0
-                for x in range(first, end):
-                    tokens[n] = tokens[start + x]
-                    n += 1
+                if n < start + first:
+                    for k in range(width):
+                        tokens[np.uint64(n + k)] = tokens[np.uint64(start + first + k)]
+                n += width
         row_lengths[y] = n - start
-        for i in range(start, n):
+        i = start
+        while i + 1 < n:
             histogram[np.uint64(tokens[np.uint64(i)] & np.uint32(N_CONTEXTS * SLOTS - 1))] += 1
+            second[np.uint64(tokens[np.uint64(i + 1)] & np.uint32(N_CONTEXTS * SLOTS - 1))] += 1
+            i += 2
+        if i < n:
+            histogram[np.uint64(tokens[np.uint64(i)] & np.uint32(N_CONTEXTS * SLOTS - 1))] += 1
+    for slot in range(len(histogram)):
+        histogram[slot] += second[slot]
     return n, n_runs
 
 
@@ -177,41 +188,47 @@ def decode_frame(
     if not start_streams(buffer, starts, cursor):
         return False
     limit = 8 * starts[4]
+    blocks = (columns + BLOCK - 1) // BLOCK
     partial = np.empty(columns, np.int32)
-    residuals = np.empty(columns, np.int32)
+    residuals = np.empty(blocks * BLOCK, np.int32)
     activity = np.empty(columns, np.int32)
-    contexts = np.empty(columns, np.uint8)
-    packed_contexts = np.empty(columns, np.uint8)
-    packed = np.empty(columns, np.int32)
-    where = np.empty(columns, np.int64)
+    contexts = np.zeros(blocks * BLOCK, np.uint8)
+    block_contexts = contexts.view(np.uint64)
+    packed_contexts = np.empty(blocks * BLOCK, np.uint8)
+    packed_blocks = packed_contexts.view(np.uint64)
+    packed = np.empty(blocks * BLOCK, np.int32)
+    coded = np.empty(blocks, np.int64)
     next_run = 0
     run = runs[0] if len(runs) > 0 else np.int64(1) << 62
     for y in range(rows):
         activity_row(activity, y, columns, errors, reference_errors, weights, level)
         least = context_row(contexts, activity, columns, thresholds)
-        if least > 0 or not skipping:
-            read_row(residuals, contexts, columns, cursor, limit, buffer, table, symbol_base)
-        else:
+        n = blocks
+        if least == 0 and skipping:
             n = 0
-            for first in range(0, columns, BLOCK):
-                end = min(first + BLOCK, columns)
-                sure = True
-                for x in range(first, end):
-                    sure &= contexts[x] == 0
-                if sure:
+            for block in range(blocks):
+                if block_contexts[np.uint64(block)] == 0:
                     if run > 0:
                         run -= 1
                         continue
                     next_run += 1
                     run = runs[next_run] if next_run < len(runs) else np.int64(1) << 62
-                for x in range(first, end):
-                    packed_contexts[n] = contexts[x]
-                    where[n] = x
-                    n += 1
-            read_row(packed, packed_contexts, n, cursor, limit, buffer, table, symbol_base)
+                coded[np.uint64(n)] = block
+                packed_blocks[np.uint64(n)] = block_contexts[np.uint64(block)]
+                n += 1
+        if n == blocks:
+            read_row(residuals, contexts, columns, cursor, limit, buffer, table, symbol_base)
+        else:
             residuals[:] = 0
-            for i in range(n):
-                residuals[where[i]] = packed[i]
+            if n > 0:
+                length = n * BLOCK
+                if coded[n - 1] == blocks - 1:
+                    length -= blocks * BLOCK - columns
+                read_row(packed, packed_contexts, length, cursor, limit, buffer, table, symbol_base)
+                for i in range(n):
+                    first = coded[np.uint64(i)] * BLOCK
+                    for k in range(BLOCK):
+                        residuals[np.uint64(first + k)] = packed[np.uint64(i * BLOCK + k)]
         for x in range(columns):
             u = residuals[np.uint64(x)]
             residuals[np.uint64(x)] = np.int32((u >> 1) ^ np.int32(-(u & 1)))
