@@ -275,6 +275,7 @@ def choose_modes(
     labels: Array,
     classes: Array,
     shift: int,
+    wide: bool,
     cost_table: Array,
 ) -> None:
     """Replace the class of a tile by COPY or MEDIAN where that costs less on 1 row in `step`."""
@@ -292,7 +293,7 @@ def choose_modes(
         median[:] = 0
         for y in range(ty * tile + 1, min(ty * tile + tile, rows), step):
             partial_row(
-                partial, y, columns, tile, labels, classes, shift, current, reference, n_extra, extra
+                partial, y, columns, tile, labels, classes, shift, current, reference, n_extra, extra, wide
             )
             at = (ABOVE + y) * line + SIDE
             for tx in range(across):

@@ -36,6 +36,8 @@ Array = NDArray[Any]
 
 BATCH_SAMPLES = 1_000_000
 MAX_TILE = 256
+SMALL_FRAME = 1 << 15
+SMALL_TILE = 32
 _NO_PLANE = np.zeros(0, np.int32)
 _NO_ERRORS = np.zeros(0, np.uint16)
 
@@ -67,7 +69,7 @@ class Settings:
 
 _NEAR = (1, 3, 4, 5, 6, 7, 10, 11, 12)
 _WIDE = tuple(range(1, predict.N_SPATIAL))
-FAST = Settings(32, 6, 8, 3, 8, _NEAR, tuple(range(17, 26)), 0, 1, 6)
+FAST = Settings(64, 8, 16, 3, 8, _NEAR, tuple(range(17, 26)), 0, 1, 6)
 BALANCED = Settings(16, 32, 2, 5, 4, _WIDE, tuple(range(17, 30)), 1, 3, 6)
 
 
@@ -107,7 +109,10 @@ class _Frames:
         self.size = geometry.padded_size(self.rows, self.columns)
         self.errors: dict[int, Array] = {}
         self.last_use = {r: i for i, r in enumerate(references) if r >= 0}
-        self.reference = np.empty(self.size, np.int32)
+        self.current = np.zeros(self.size, np.int32)
+        self.reference = np.zeros(self.size, np.int32)
+        self.inside = -1
+        """Number of the frame that `reference` holds, unmoved."""
         self.extra = np.empty((predict.MAX_EXTRA, self.size), np.int32)
         self._spare: list[Array] = []
 
@@ -124,6 +129,18 @@ class _Frames:
         for j in (i, reference):
             if j >= 0 and self.last_use.get(j, -1) <= i and j in self.errors:
                 self._spare.append(self.errors.pop(j))
+
+    def pad(self, i: int) -> Array:
+        """Return frame `i`, padded, in `current`."""
+        geometry.pad_current(self.planes[i], self.current)
+        return self.current
+
+    def turn(self, i: int) -> None:
+        """Frame `i` in `current` is done; keep it as the likely next reference."""
+        if self.last_use.get(i, -1) > i:
+            geometry.repeat_edges(self.current, self.rows, self.columns)
+            self.current, self.reference = self.reference, self.current
+            self.inside = i
 
     def errors_behind(self, i: int) -> Array:
         """Return the error map of the reference of frame `i`, moved with it."""
@@ -144,7 +161,9 @@ class _Frames:
         if j < 0:
             return _NO_PLANE, self.extra
         dy, dx = self.shifts[i] if self.shifts else (0, 0)
-        geometry.pad_reference(self.planes[j], self.reference, dy, dx)
+        if j != self.inside or dy or dx:
+            geometry.pad_reference(self.planes[j], self.reference, dy, dx)
+            self.inside = -1 if dy or dx else j
         for k in range(n_extra):
             if self.references[j] >= 0:
                 if self.shifts:
@@ -187,12 +206,11 @@ def _encode_batch(
     coarse = settings.coarse - (13 - shift)
     errors_shift = context.error_shift(max_value)
     n_extra = settings.n_extra if any(frames.references[i] >= 0 for i in members) else 0
-    tile = settings.tile
+    tile = settings.tile if rows * columns > SMALL_FRAME else min(settings.tile, SMALL_TILE)
     down, across = -(-rows // tile), -(-columns // tile)
     n_tiles = down * across
     line = geometry.stride(columns)
 
-    current = np.empty(frames.size, np.int32)
     labels = np.zeros((len(members), down, across), np.int64)
     classes = [np.zeros((0, predict.N_TAPS), np.int32), np.zeros((0, predict.N_TAPS), np.int32)]
     for kind in (0, 1):
@@ -210,11 +228,11 @@ def _encode_batch(
         grams = np.zeros((len(users) * n_tiles, fit.packed_size(len(taps))), np.float32)
         for k, i in enumerate(users):
             reference, extra = frames.planes_behind(i, n_extra)
-            geometry.pad_current(frames.planes[i], current)
             fit.tile_grams(
-                current, reference, extra, rows, columns, tile, settings.row_step,
+                frames.pad(i), reference, extra, rows, columns, tile, settings.row_step,
                 tap_frames, tap_offsets, grams[k * n_tiles : (k + 1) * n_tiles],
             )  # fmt: skip
+            frames.turn(i)
         n_classes = max(1, min(settings.classes, len(users) * n_tiles // 8))
         vectors = np.zeros((n_classes, len(taps) + 1), np.float32)
         assignment = np.zeros(len(grams), np.int64)
@@ -229,25 +247,27 @@ def _encode_batch(
     for k, i in enumerate(members):
         kind = int(frames.references[i] >= 0)
         reference, extra = frames.planes_behind(i, n_extra)
-        geometry.pad_current(frames.planes[i], current)
+        current = frames.pad(i)
         errors = frames.new_errors(i)
         extras = n_extra if kind else 0
+        wide = predict.is_wide(classes[kind])
         fit.choose_modes(
             current, reference, extras, extra, rows, columns, tile, settings.mode_step,
-            labels[k], classes[kind], shift, fit.COST,
+            labels[k], classes[kind], shift, wide, fit.COST,
         )  # fmt: skip
         arguments = (
             residuals[k], errors, current, reference, extras, extra,
-            tile, labels[k], classes[kind], shift, errors_shift,
+            tile, labels[k], classes[kind], shift, wide, errors_shift,
         )  # fmt: skip
         if kernels.residual_frame(*arguments) >= 1 << 18:
             labels[k] = predict.MEDIAN
             kernels.residual_frame(*arguments)
+        frames.turn(i)
         error_maps.append(errors)
 
     level = int(error_maps[0][::7].mean(dtype=np.float64)) if error_maps else 0
-    weights = [np.array(_INTRA_WEIGHTS, np.int32), np.array(_INTER_WEIGHTS, np.int32)]
-    activities = np.empty((len(members), rows, columns), np.uint16)
+    weights = [np.array(_INTRA_WEIGHTS, np.uint16), np.array(_INTER_WEIGHTS, np.uint16)]
+    activities = np.empty((len(members), rows, columns), np.int16)
     population = np.zeros(context.MAX_ACTIVITY + 1, np.int64)
     for k, i in enumerate(members):
         kind = int(frames.references[i] >= 0)
@@ -295,7 +315,7 @@ def _quantiles(population: Array) -> Array:
     cumulative = np.cumsum(population[1:])
     total = int(cumulative[-1])
     n = ans.N_CONTEXTS - 1
-    thresholds = np.ones(n, np.int32)
+    thresholds = np.ones(n, np.int16)
     for k in range(1, n):
         position = int(np.searchsorted(cumulative, total * k // n, side="right")) + 1
         thresholds[k] = max(thresholds[k - 1], min(position, context.MAX_ACTIVITY))
@@ -335,18 +355,19 @@ def _read_batch(data: memoryview, max_value: int) -> _Batch:
         if n_classes > predict.MAX_CLASSES:
             raise CorruptStreamError(f"{n_classes} classes")
         classes = np.zeros((n_classes, predict.N_TAPS), np.int32)
-        weights = np.zeros(context.N_WEIGHTS, np.int32)
+        weights = np.zeros(context.N_WEIGHTS, np.uint16)
         if n_classes:
-            weights = side.take(context.N_WEIGHTS, _MISC).astype(np.int32)
-            if weights.max() > 255:
+            weights = side.take(context.N_WEIGHTS, _MISC)
+            if int(weights @ context.WEIGHT_USES) > context.MAX_WEIGHT_SUM:
                 raise CorruptStreamError("impossible activity weight")
+            weights = weights.astype(np.uint16)
             tap = _COEFFICIENT + np.arange(1, predict.N_TAPS)
             steps = side.take_signed(n_classes * (predict.N_TAPS - 1), np.tile(tap, n_classes))
             classes[:, 1:] = np.cumsum(steps.reshape(n_classes, -1), axis=0) << coarse
             classes[:, 0] = (1 << shift) - classes[:, 1:].sum(axis=1)
         all_classes.append(classes)
         all_weights.append(weights)
-    thresholds = np.cumsum(side.take(ans.N_CONTEXTS - 1, _MISC)).astype(np.int32)
+    thresholds = np.cumsum(side.take(ans.N_CONTEXTS - 1, _MISC)).clip(0, 1 << 14).astype(np.int16)
     counts = np.zeros((ans.N_CONTEXTS, ans.SLOTS), np.int64)
     if not read_counts(counts, ans.N_SYMBOLS, _COUNT, side.probabilities, side.state, side.data):
         raise CorruptStreamError("symbol out of range")
@@ -399,7 +420,6 @@ def decode_planes(
     decoded: dict[int, Array] = {}
     frames = _Frames(np.empty((0, rows, columns), np.uint16), wanted, shifts)
     frames.planes = decoded  # type: ignore[assignment]
-    current = np.zeros(frames.size, np.int32)
     for b, (first, end) in enumerate(zip(starts, starts[1:], strict=False)):
         members = [i for i in range(first, end) if i in needed]
         if not members:
@@ -408,13 +428,14 @@ def decode_planes(
         table = np.empty(ans.N_CONTEXTS * ans.N_STATES, np.uint32)
         ans.build_decoder(batch.counts, table)
         for i in members:
-            decoded[i] = _decode_frame(frames, i, batch, table, records[i], current, max_value)
+            decoded[i] = _decode_frame(frames, i, batch, table, records[i], max_value)
             frames.drop_errors(i)
+            frames.turn(i)
     return decoded
 
 
 def _decode_frame(
-    frames: _Frames, i: int, batch: _Batch, table: Array, record: memoryview, current: Array, max_value: int
+    frames: _Frames, i: int, batch: _Batch, table: Array, record: memoryview, max_value: int
 ) -> Array:
     rows, columns = frames.rows, frames.columns
     kind = int(frames.references[i] >= 0)
@@ -439,10 +460,11 @@ def _decode_frame(
     buffer[len(streams) :] = 0
     reference, extra = frames.planes_behind(i, batch.n_extra if kind else 0)
     reference_errors = frames.errors_behind(i)
+    current = frames.current
     exact = kernels.decode_frame(
         current, frames.new_errors(i), rows, columns, reference, reference_errors,
         batch.n_extra if kind else 0, extra, tile, labels, batch.classes[kind], batch.shift,
-        context.error_shift(max_value), batch.weights[kind], batch.level, batch.thresholds, table,
+        predict.is_wide(batch.classes[kind]), context.error_shift(max_value), batch.weights[kind], batch.level, batch.thresholds, table,
         ans.SYMBOL_BASE, buffer, starts, runs[: max(n_runs, 0)], n_runs >= 0,
     )  # fmt: skip
     plane = np.empty((rows, columns), np.uint16)

@@ -29,6 +29,7 @@ def residual_frame(
     labels: Array,
     classes: Array,
     shift: int,
+    wide: bool,
     errors_shift: int,
 ) -> int:
     """Fill `residuals`, int32 (rows, columns), and the error map; return the largest |residual|."""
@@ -38,7 +39,9 @@ def residual_frame(
     for y in range(rows):
         row = residuals[y]
         if y > 0:
-            partial_row(partial, y, columns, tile, labels, classes, shift, current, reference, n_extra, extra)
+            partial_row(
+                partial, y, columns, tile, labels, classes, shift, current, reference, n_extra, extra, wide
+            )
         residual_row(row, partial, y, columns, tile, labels, classes, shift, current, reference)
         error_row(row, errors, y, columns, errors_shift)
         for x in range(columns):
@@ -50,13 +53,11 @@ def residual_frame(
 def activity_frame(
     activities: Array, errors: Array, reference_errors: Array, weights: Array, level: int, histogram: Array
 ) -> None:
-    """Fill `activities`, uint16 (rows, columns), and count 1 row in 4 of them in `histogram`."""
+    """Fill `activities`, int16 (rows, columns), and count 1 row in 4 of them in `histogram`."""
     rows, columns = activities.shape
-    activity = np.empty(columns, np.int32)
     for y in range(rows):
+        activity = activities[y]
         activity_row(activity, y, columns, errors, reference_errors, weights, level)
-        for x in range(columns):
-            activities[y, np.uint64(x)] = np.uint16(activity[np.uint64(x)])
         if y & 3 == 0:
             for x in range(columns):
                 histogram[np.uint64(activity[np.uint64(x)])] += 1
@@ -79,9 +80,9 @@ def token_frame(
     tokens : uint32 array, shape (rows * columns,); written
     row_lengths : int64 array, shape (rows,); written
     runs : int64 array, as long as there can be blocks; written
-    activities : uint16 array, shape (rows, columns)
+    activities : int16 array, shape (rows, columns)
     residuals : int32 array, shape (rows, columns)
-    thresholds : int32 array, shape (N_CONTEXTS - 1,)
+    thresholds : int16 array, shape (N_CONTEXTS - 1,)
     histogram : int64 array, shape (N_CONTEXTS * SLOTS,); added to
 
     Returns
@@ -92,7 +93,6 @@ def token_frame(
     blocks = (columns + BLOCK - 1) // BLOCK
     contexts = np.zeros(blocks * BLOCK, np.uint8)
     block_contexts = contexts.view(np.uint64)
-    activity = np.empty(columns, np.int32)
     floats = np.empty(columns, np.float32)
     patterns = floats.view(np.int32)
     unsigned = np.zeros(blocks * BLOCK, np.int32)
@@ -101,9 +101,7 @@ def token_frame(
     n_runs = 0
     run = 0
     for y in range(rows):
-        for x in range(columns):
-            activity[np.uint64(x)] = np.int32(activities[y, np.uint64(x)])
-        least = context_row(contexts, activity, columns, thresholds)
+        least = context_row(contexts, activities[y], columns, thresholds)
         for x in range(columns):
             e = residuals[y, np.uint64(x)]
             u = np.int32(np.int32(e << 1) ^ np.int32(e >> 31))
@@ -168,6 +166,7 @@ def decode_frame(
     labels: Array,
     classes: Array,
     shift: int,
+    wide: bool,
     errors_shift: int,
     weights: Array,
     level: int,
@@ -191,7 +190,7 @@ def decode_frame(
     blocks = (columns + BLOCK - 1) // BLOCK
     partial = np.empty(columns, np.int32)
     residuals = np.empty(blocks * BLOCK, np.int32)
-    activity = np.empty(columns, np.int32)
+    activity = np.empty(columns, np.int16)
     contexts = np.zeros(blocks * BLOCK, np.uint8)
     block_contexts = contexts.view(np.uint64)
     packed_contexts = np.empty(blocks * BLOCK, np.uint8)
@@ -233,7 +232,9 @@ def decode_frame(
             u = residuals[np.uint64(x)]
             residuals[np.uint64(x)] = np.int32((u >> 1) ^ np.int32(-(u & 1)))
         if y > 0:
-            partial_row(partial, y, columns, tile, labels, classes, shift, current, reference, n_extra, extra)
+            partial_row(
+                partial, y, columns, tile, labels, classes, shift, current, reference, n_extra, extra, wide
+            )
         restore_row(residuals, partial, y, columns, tile, labels, classes, shift, current, reference)
         set_margins(current, y, columns)
         error_row(residuals, errors, y, columns, errors_shift)
