@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcmpress.codecs.interframe.geometry import ABOVE, SIDE
-from dcmpress.codecs.interframe.predict import COPY, MEDIAN, N_TAPS, partial_row
+from dcmpress.codecs.interframe.predict import COPY, MEDIAN, N_TAPS, NORTH, partial_row
 from dcmpress.codecs.jit import njit
 
 _UNIT = 1024.0
@@ -259,6 +259,71 @@ def quantise(vectors: Array, taps: Array, shift: int, coarse: int) -> Array:
     return classes
 
 
+@njit
+def context_equations(
+    errors: Array, reference: Array, rows: int, columns: int, step: int, matrix: Array
+) -> None:
+    """Add the normal equations of |error| over what the activity sums, 1 row in `step`, to `matrix`.
+
+    matrix : float64 array, shape (N_WEIGHTS + 1, N_WEIGHTS + 1)
+        Last row and column: the error itself. Samples weigh 1 / (4 + size of the neighbours)^2.
+    """
+    line = columns + 2 * SIDE
+    v = np.zeros(11, np.float64)
+    for y in range(2 + step // 2, rows, step):
+        for x in range(y % 3, columns, 3):
+            i = (ABOVE + y) * line + SIDE + x
+            n = i - line
+            v[0] = errors[n]
+            v[1] = errors[n - 1]
+            v[2] = errors[n + 1]
+            v[3] = errors[n - 2]
+            v[4] = errors[n + 2]
+            v[5] = errors[n - line]
+            v[6] = np.int64(errors[n - line - 1]) + np.int64(errors[n - line + 1])
+            if len(reference) > 0:
+                v[7] = reference[i]
+                v[8] = (
+                    np.int64(reference[i - 1])
+                    + np.int64(reference[i + 1])
+                    + np.int64(reference[i - line])
+                    + np.int64(reference[i + line])
+                )
+                v[9] = (
+                    np.int64(reference[i - line - 1])
+                    + np.int64(reference[i - line + 1])
+                    + np.int64(reference[i + line - 1])
+                    + np.int64(reference[i + line + 1])
+                )
+            v[10] = errors[i]
+            size = 8.0 + v[0] + v[1] + v[2] + v[5] + v[7] + v[8] * 0.25
+            scale = 1.0 / (size * size)
+            for j in range(11):
+                for k in range(11):
+                    matrix[j, k] += scale * v[j] * v[k]
+
+
+def fit_weights(matrix: Array, uses: Array, total: int) -> Array | None:
+    """Return non-negative integer weights that sum to at most `total`, each as often as it is used."""
+    n = len(uses)
+    keep = [k for k in range(n) if matrix[k, k] > 0]
+    while keep:
+        m = len(keep)
+        packed = np.array([matrix[i, j] for a, i in enumerate([*keep, n]) for j in [*keep, n][: a + 1]])
+        solution = np.zeros(m)
+        _solve(packed, m, np.zeros((m + 1, m + 1)), solution)
+        if not np.isfinite(solution).all():
+            return None
+        worst = int(np.argmin(solution))
+        if solution[worst] >= 0:
+            weights = np.zeros(n)
+            weights[keep] = solution
+            scale = total / max(float((weights * uses).sum()), 1e-9)
+            return np.floor(weights * scale).astype(np.int64)
+        del keep[worst]
+    return None
+
+
 COST = np.array([(1 + e + 4 * e * e).bit_length() * 4 for e in range(2048)], np.int32)
 
 
@@ -278,7 +343,10 @@ def choose_modes(
     wide: bool,
     cost_table: Array,
 ) -> None:
-    """Replace the class of a tile by COPY or MEDIAN where that costs less on 1 row in `step`."""
+    """Replace the class of a tile by COPY, NORTH or MEDIAN if that costs less on 1 row in `step`.
+
+    COPY and NORTH are preferred at the same cost: they are the fastest to decode.
+    """
     line = columns + 2 * SIDE
     top = np.int32(len(cost_table) - 1)
     across = labels.shape[1]
@@ -286,11 +354,13 @@ def choose_modes(
     linear = np.empty(across, np.int64)
     copy = np.empty(across, np.int64)
     median = np.empty(across, np.int64)
-    sizes = np.empty((3, columns), np.int32)
+    north = np.empty(across, np.int64)
+    sizes = np.empty((4, columns), np.int32)
     for ty in range(labels.shape[0]):
         linear[:] = 0
         copy[:] = 0
         median[:] = 0
+        north[:] = 0
         for y in range(ty * tile + 1, min(ty * tile + tile, rows), step):
             partial_row(
                 partial, y, columns, tile, labels, classes, shift, current, reference, n_extra, extra, wide
@@ -317,6 +387,7 @@ def choose_modes(
                 high = max(w, n)
                 e = np.int32(value - min(max(np.int32(w + n - nw), low), high))
                 sizes[1, np.uint64(x)] = min(np.int32(abs(e)), top)
+                sizes[3, np.uint64(x)] = min(np.int32(abs(np.int32(value - n))), top)
             if len(reference) > 0:
                 for x in range(columns):
                     i = at + x
@@ -326,10 +397,14 @@ def choose_modes(
                 for x in range(tx * tile, min(tx * tile + tile, columns)):
                     linear[tx] += cost_table[np.uint64(sizes[0, x])]
                     median[tx] += cost_table[np.uint64(sizes[1, x])]
+                    north[tx] += cost_table[np.uint64(sizes[3, x])]
                     if len(reference) > 0:
                         copy[tx] += cost_table[np.uint64(sizes[2, x])]
         for tx in range(across):
-            if len(reference) > 0 and copy[tx] < linear[tx] and copy[tx] <= median[tx]:
+            least = min(linear[tx], median[tx])
+            if len(reference) > 0 and copy[tx] <= min(least, north[tx]):
                 labels[ty, tx] = COPY
+            elif north[tx] <= least:
+                labels[ty, tx] = NORTH
             elif median[tx] < linear[tx]:
                 labels[ty, tx] = MEDIAN

@@ -36,6 +36,7 @@ Array = NDArray[Any]
 
 BATCH_SAMPLES = 1_000_000
 MAX_TILE = 256
+WEIGHT_TOTAL = 210
 SMALL_FRAME = 1 << 15
 SMALL_TILE = 32
 _NO_PLANE = np.zeros(0, np.int32)
@@ -65,12 +66,14 @@ class Settings:
     """Tiles, of which one is looked at in finding the classes."""
     coarse: int
     """Fraction bits of coefficients not used."""
+    weight_step: int
+    """Rows, of which one is looked at in finding the weights of the activity; 0: the usual weights."""
 
 
 _NEAR = (1, 3, 4, 5, 6, 7, 10, 11, 12)
 _WIDE = tuple(range(1, predict.N_SPATIAL))
-FAST = Settings(64, 8, 16, 3, 8, _NEAR, tuple(range(17, 26)), 0, 1, 6)
-BALANCED = Settings(16, 32, 2, 5, 4, _WIDE, tuple(range(17, 30)), 1, 3, 6)
+FAST = Settings(64, 8, 16, 3, 8, _NEAR, tuple(range(17, 26)), 0, 1, 6, 0)
+BALANCED = Settings(32, 24, 3, 5, 4, _WIDE, tuple(range(17, 30)), 1, 1, 6, 16)
 
 
 @dataclass
@@ -266,7 +269,9 @@ def _encode_batch(
         error_maps.append(errors)
 
     level = int(error_maps[0][::7].mean(dtype=np.float64)) if error_maps else 0
-    weights = [np.array(_INTRA_WEIGHTS, np.uint16), np.array(_INTER_WEIGHTS, np.uint16)]
+    weights = [
+        _activity_weights(frames, members, error_maps, kind, settings.weight_step) for kind in (0, 1)
+    ]
     activities = np.empty((len(members), rows, columns), np.int16)
     population = np.zeros(context.MAX_ACTIVITY + 1, np.int64)
     for k, i in enumerate(members):
@@ -308,6 +313,22 @@ def _encode_batch(
         streams = ans.finish_streams(words, ends)
         records.append(_frame_record(labels[k], frame_runs, n_tokens < rows * columns, streams))
     return _batch_header(batch), records
+
+
+def _activity_weights(
+    frames: _Frames, members: range, error_maps: list[Array], kind: int, step: int
+) -> Array:
+    """Return the weights of the activity of frames without (0) or with (1) a reference."""
+    usual = np.array(_INTER_WEIGHTS if kind else _INTRA_WEIGHTS, np.uint16)
+    if not step:
+        return usual
+    matrix = np.zeros((context.N_WEIGHTS + 1, context.N_WEIGHTS + 1))
+    for i, errors in zip(members, error_maps, strict=True):
+        if (frames.references[i] >= 0) == bool(kind):
+            behind = frames.errors_behind(i)
+            fit.context_equations(errors, behind, frames.rows, frames.columns, step, matrix)
+    fitted = fit.fit_weights(matrix, context.WEIGHT_USES, WEIGHT_TOTAL)
+    return usual if fitted is None else fitted.astype(np.uint16)
 
 
 def _quantiles(population: Array) -> Array:
@@ -452,7 +473,7 @@ def _decode_frame(
         raise CorruptStreamError("frame record does not fit its frame")
     starts = np.cumsum(lengths)
     n_classes = len(batch.classes[kind])
-    if not valid_labels(labels, n_classes, predict.COPY if kind else predict.MEDIAN, predict.MEDIAN):
+    if not valid_labels(labels, n_classes, predict.COPY if kind else predict.MEDIAN, predict.NORTH):
         raise CorruptStreamError("label without coefficients")
 
     buffer = np.empty(len(streams) + ans.slack_bytes(columns), np.uint8)

@@ -1,7 +1,7 @@
 """Linear prediction with one set of coefficients per tile.
 
 Every tile has a label: below COPY the number of a coefficient set ("class"), COPY the reference's sample,
-MEDIAN the median edge detector of JPEG-LS (ITU-T T.87, A.4.1). Sums run in int32, wrapping; a prediction is
+NORTH the sample above (for flat areas, where it is as good as any and fast), MEDIAN the median edge detector of JPEG-LS (ITU-T T.87, A.4.1). Sums run in int32, wrapping; a prediction is
 (half + sum c_i n_i) >> shift. The coefficients of a class sum to 1 << shift, so that a flat area is predicted
 exactly and an offset cancels.
 
@@ -22,6 +22,7 @@ from dcmpress.codecs.jit import inline
 MAX_CLASSES = 128
 COPY = 128
 MEDIAN = 129
+NORTH = 130
 
 # Taps as (frame, dy, dx): frame 0 is the one being coded, 1 its reference, 2 and up that frame's own ones.
 SPATIAL_TAPS = (
@@ -260,6 +261,11 @@ def residual_row(
                 residuals[np.uint64(x)] = np.int32(
                     current[np.uint64(start + x)] - reference[np.uint64(start + x)]
                 )
+        elif label == NORTH:
+            for x in range(first, end):
+                residuals[np.uint64(x)] = np.int32(
+                    current[np.uint64(start + x)] - current[np.uint64(start + x - line)]
+                )
         else:
             for x in range(first, end):
                 i = start + x
@@ -316,6 +322,11 @@ def restore_row(
             for i in range(x, end):
                 current[np.uint64(start + i)] = np.int32(
                     reference[np.uint64(start + i)] + residuals[np.uint64(i)]
+                )
+        elif label == NORTH:
+            for i in range(x, end):
+                current[np.uint64(start + i)] = np.int32(
+                    current[np.uint64(start + i - line)] + residuals[np.uint64(i)]
                 )
         else:
             w = np.int32(current[start + x - 1])

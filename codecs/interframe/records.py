@@ -110,10 +110,10 @@ def read_frame(
 
 
 @njit
-def valid_labels(labels: Array, n_classes: int, copy: int, median: int) -> bool:
-    """Whether every label is a class below `n_classes` or one of the two others."""
+def valid_labels(labels: Array, n_classes: int, first: int, last: int) -> bool:
+    """Whether every label is a class below `n_classes` or from `first` to `last`."""
     for label in labels.flat:
-        if not (0 <= label < n_classes or label == copy or label == median):
+        if not (0 <= label < n_classes or first <= label <= last):
             return False
     return True
 
