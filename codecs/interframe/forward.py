@@ -38,7 +38,6 @@ BATCH_SAMPLES = 1_000_000
 MAX_TILE = 256
 WEIGHT_TOTAL = 210
 SMALL_FRAME = 1 << 15
-SMALL_TILE = 32
 _NO_PLANE = np.zeros(0, np.int32)
 _NO_ERRORS = np.zeros(0, np.uint16)
 
@@ -55,6 +54,7 @@ class Settings:
     """What an effort means to the encoder. The decoder reads all it needs from the stream."""
 
     tile: int
+    small_tile: int
     classes: int
     row_step: int
     iterations: int
@@ -72,8 +72,8 @@ class Settings:
 
 _NEAR = (1, 3, 4, 5, 6, 7, 10, 11, 12)
 _WIDE = tuple(range(1, predict.N_SPATIAL))
-FAST = Settings(64, 8, 16, 3, 8, _NEAR, tuple(range(17, 26)), 0, 1, 6, 0)
-BALANCED = Settings(32, 24, 3, 5, 4, _WIDE, tuple(range(17, 30)), 1, 1, 6, 16)
+FAST = Settings(64, 32, 8, 16, 3, 8, _NEAR, tuple(range(17, 26)), 0, 1, 6, 0)
+BALANCED = Settings(32, 32, 24, 4, 5, 4, _WIDE, tuple(range(17, 30)), 1, 1, 6, 16)
 
 
 @dataclass
@@ -209,7 +209,7 @@ def _encode_batch(
     coarse = settings.coarse - (13 - shift)
     errors_shift = context.error_shift(max_value)
     n_extra = settings.n_extra if any(frames.references[i] >= 0 for i in members) else 0
-    tile = settings.tile if rows * columns > SMALL_FRAME else min(settings.tile, SMALL_TILE)
+    tile = settings.tile if rows * columns > SMALL_FRAME else settings.small_tile
     down, across = -(-rows // tile), -(-columns // tile)
     n_tiles = down * across
     line = geometry.stride(columns)
