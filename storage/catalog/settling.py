@@ -352,6 +352,17 @@ class Settling:
             for chunk in _chunks(instance_pks):
                 connection.execute(marking, [{"key": pk} for pk in chunk])
 
+    def mark_lost(self, spool_names: Iterable[str]) -> None:
+        """Note that files which the catalog relies on are gone from the spool; an equal re-send heals them."""
+        marking = (
+            update(Instance)
+            .where(Instance.spool_name == bindparam("name"))
+            .values(damaged=True, needs_attention="its file in the spool is gone")
+        )
+        with self._database.writing(durable=True) as connection:
+            for chunk in _chunks(spool_names):
+                connection.execute(marking, [{"name": name} for name in chunk])
+
 
 def _chunks(items: Iterable[Any]) -> Iterable[Sequence[Any]]:
     items = list(items)
