@@ -14,7 +14,13 @@ from dcmpress.codecs.base import Codec
 
 GROUP = "dcmpress.codecs"
 
-_BUILT_IN: dict[str, str] = {}
+_BUILT_IN: dict[str, str] = {
+    "fluoroscopy": "dcmpress.codecs.fluoroscopy:Fluoroscopy",
+    "huffman": "dcmpress.codecs.huffman:Huffman",
+    "spiht": "dcmpress.codecs.spiht:Spiht",
+    "spiht-lossy": "dcmpress.codecs.spiht:SpihtLossy",
+    "wavelet-threshold": "dcmpress.codecs.wavelet_threshold:WaveletThreshold",
+}
 """Codec id -> "module:class", one line each, sorted."""
 
 
