@@ -51,6 +51,15 @@ def load_tail_u64(data: NDArray[np.uint8], at: np.uint64) -> np.uint64:
     return window
 
 
+@inline
+def load_window(data: NDArray[np.uint8], position: np.uint64) -> np.uint64:
+    """Return the bits from bit `position` on: at least 57 of them, zeros past the end of `data`."""
+    at = position >> np.uint64(3)
+    if at + np.uint64(8) <= np.uint64(data.size):
+        return load_u64(data, at) >> (position & np.uint64(7))
+    return load_tail_u64(data, at) >> (position & np.uint64(7))
+
+
 @njit
 def quarter_counts(values: NDArray[np.uint8], first: int, step: int, n: int) -> NDArray[np.int64]:
     """Count the bytes `values[first + step * i]`, i < n, of each quarter.
@@ -207,7 +216,7 @@ def decode_streams(
         end = min(begin + quarter, n)
         position = positions[s]
         for k in range(begin + min(i, end - begin), end):
-            window = load_tail_u64(data, position >> three) >> (position & seven)
+            window = load_window(data, position)
             entry = np.uint64(table[window & mask])
             out[first + step * k] = np.uint8(entry)
             position += entry >> np.uint64(8)
