@@ -177,7 +177,7 @@ def encode_plane(
 
 @inline
 def _first_value(positive: np.uint8, plane: int, lowest: np.uint8) -> np.int32:
-    """Return twice the value of a coefficient found at `plane`: the middle of its interval, exact at the end."""
+    """Return twice the value of a coefficient found at `plane`: mid-interval, exact at the end."""
     value = np.int32(2) << np.int32(plane)
     if lowest < plane:
         value += np.int32(1) << np.int32(plane)

@@ -35,7 +35,7 @@ STEPS_97 = np.array(
 _SCALE = 1.149604398860241
 SCALES_53 = np.array([0, 0], np.int64)
 SCALES_97 = np.array([round(_SCALE * _ONE), round(_ONE / _SCALE)], np.int64)
-"""Factors of the low-pass and the high-pass coefficients: the low-pass gain is then sqrt(2), as in bior4.4."""
+"""Factors of the low-pass and the high-pass coefficients: the low-pass gain is then sqrt(2) as in bior4.4."""
 
 FRACTION_97 = 6
 """Fractional bits that an image gets before the 9/7."""
