@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from literature_checks import (  # type: ignore[import-not-found]
+
+from dcmpress.codecs.errors import CodecError, CorruptStreamError
+from dcmpress.codecs.fluoroscopy import Fluoroscopy
+from dcmpress.codecs.fluoroscopy_kernels import correlation
+from dcmpress.codecs.fluoroscopy_region import find_region
+from dcmpress.codecs.registry import get_codec
+from tests.codecs import checks
+from tests.codecs.literature_checks import (
     check_flipped,
     check_fuzz,
     check_round_trip,
@@ -16,12 +23,6 @@ from literature_checks import (  # type: ignore[import-not-found]
     frames_of,
     repair_checksum,
 )
-
-from dcmpress.codecs.errors import CodecError, CorruptStreamError
-from dcmpress.codecs.fluoroscopy import Fluoroscopy
-from dcmpress.codecs.fluoroscopy_kernels import correlation
-from dcmpress.codecs.fluoroscopy_region import find_region
-from dcmpress.codecs.registry import get_codec
 
 PROJECT = Path(__file__).parents[2]
 DATA = PROJECT / "tests" / "data"
@@ -39,6 +40,10 @@ def moving_run(n=6, size=96, seed=0, dtype=np.uint8):
         bolus = 50 * np.exp(-((x - size / 2) ** 2 + (y - 10 - 6 * k) ** 2) / 40)
         frames.append(np.where(disc, np.rint(anatomy - bolus + rng.normal(0, 1, x.shape)), 0))
     return np.array(frames).astype(dtype)
+
+
+def test_keeps_the_contract():
+    checks.check_codec(CODEC)
 
 
 def test_is_registered_without_parameters():

@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from literature_checks import (  # type: ignore[import-not-found]
+
+from dcmpress.codecs.errors import CorruptStreamError
+from dcmpress.codecs.huffman import Huffman
+from dcmpress.codecs.huffman_block import pack_bytes, unpack_bytes
+from dcmpress.codecs.huffman_code import MAX_LENGTH, code_lengths, is_complete
+from dcmpress.codecs.leb128 import Cursor, leb128, unzigzag, zigzag
+from dcmpress.codecs.registry import get_codec
+from tests.codecs import checks
+from tests.codecs.literature_checks import (
     check_flipped,
     check_fuzz,
     check_round_trip,
@@ -19,17 +27,14 @@ from literature_checks import (  # type: ignore[import-not-found]
     repair_checksum,
 )
 
-from dcmpress.codecs.errors import CorruptStreamError
-from dcmpress.codecs.huffman import Huffman
-from dcmpress.codecs.huffman_block import pack_bytes, unpack_bytes
-from dcmpress.codecs.huffman_code import MAX_LENGTH, code_lengths, is_complete
-from dcmpress.codecs.leb128 import Cursor, leb128, unzigzag, zigzag
-from dcmpress.codecs.registry import get_codec
-
 PROJECT = Path(__file__).parents[2]
 CORPUS = Path(os.environ.get("DCMPRESS_CORPUS", PROJECT.parent / "shared" / "corpus"))
 DATA = PROJECT / "tests" / "data"
 CODEC = Huffman()
+
+
+def test_keeps_the_contract():
+    checks.check_codec(CODEC)
 
 
 def test_is_registered_without_parameters():

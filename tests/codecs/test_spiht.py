@@ -9,16 +9,6 @@ import pydicom
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from literature_checks import (  # type: ignore[import-not-found]
-    check_flipped,
-    check_fuzz,
-    check_round_trip,
-    check_select,
-    check_too_large,
-    check_truncated,
-    frames_of,
-    repair_checksum,
-)
 
 from dcmpress.codecs.errors import CodecError
 from dcmpress.codecs.measures import psnr
@@ -38,6 +28,17 @@ from dcmpress.codecs.spiht_groups import (
 from dcmpress.codecs.spiht_image import plane_bits
 from dcmpress.codecs.spiht_tree import default_levels, first_child, make_tree
 from dcmpress.codecs.stream import HEADER_SIZE
+from tests.codecs import checks
+from tests.codecs.literature_checks import (
+    check_flipped,
+    check_fuzz,
+    check_round_trip,
+    check_select,
+    check_too_large,
+    check_truncated,
+    frames_of,
+    repair_checksum,
+)
 
 PROJECT = Path(__file__).parents[2]
 CORPUS = Path(os.environ.get("DCMPRESS_CORPUS", PROJECT.parent / "shared" / "corpus"))
@@ -57,6 +58,11 @@ SHAPIRO = np.array(
     np.int32,
 )
 CODECS = [Spiht(), Spiht(entropy="deflate")]
+
+
+@pytest.mark.parametrize("codec", CODECS, ids=lambda c: c.entropy)
+def test_keeps_the_contract(codec):
+    checks.check_codec(codec)
 
 
 def test_are_registered_without_parameters():

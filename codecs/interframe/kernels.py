@@ -1,0 +1,226 @@
+"""Whole-frame loops of the forward core: one call each per frame, so that small frames cost little."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dcmpress.codecs.ans import N_CONTEXTS, SLOTS, read_row, start_streams
+from dcmpress.codecs.interframe.context import activity_row, context_row, error_row
+from dcmpress.codecs.interframe.geometry import set_margins
+from dcmpress.codecs.interframe.predict import partial_row, residual_row, restore_row
+from dcmpress.codecs.jit import njit
+
+BLOCK = 8
+"""Samples of a row that are skipped together if all are predicted exactly and surely."""
+
+Array = NDArray[Any]
+
+
+@njit
+def residual_frame(
+    residuals: Array,
+    errors: Array,
+    current: Array,
+    reference: Array,
+    n_extra: int,
+    extra: Array,
+    tile: int,
+    labels: Array,
+    classes: Array,
+    shift: int,
+    errors_shift: int,
+) -> int:
+    """Fill `residuals`, int32 (rows, columns), and the error map; return the largest |residual|."""
+    rows, columns = residuals.shape
+    partial = np.empty(columns, np.int32)
+    worst = np.int32(0)
+    for y in range(rows):
+        row = residuals[y]
+        if y > 0:
+            partial_row(partial, y, columns, tile, labels, classes, shift, current, reference, n_extra, extra)
+        residual_row(row, partial, y, columns, tile, labels, classes, shift, current, reference)
+        error_row(row, errors, y, columns, errors_shift)
+        for x in range(columns):
+            worst = max(worst, np.int32(abs(row[np.uint64(x)])))
+    return np.int64(worst)
+
+
+@njit
+def activity_frame(
+    activities: Array, errors: Array, reference_errors: Array, weights: Array, level: int, histogram: Array
+) -> None:
+    """Fill `activities`, uint16 (rows, columns), and count 1 row in 4 of them in `histogram`."""
+    rows, columns = activities.shape
+    activity = np.empty(columns, np.int32)
+    for y in range(rows):
+        activity_row(activity, y, columns, errors, reference_errors, weights, level)
+        for x in range(columns):
+            activities[y, np.uint64(x)] = np.uint16(activity[np.uint64(x)])
+        if y & 3 == 0:
+            for x in range(columns):
+                histogram[np.uint64(activity[np.uint64(x)])] += 1
+
+
+@njit
+def token_frame(
+    tokens: Array,
+    row_lengths: Array,
+    runs: Array,
+    activities: Array,
+    residuals: Array,
+    thresholds: Array,
+    histogram: Array,
+) -> Any:
+    """Turn residuals into tokens, skipping exact blocks, and count them.
+
+    Parameters
+    ----------
+    tokens : uint32 array, shape (rows * columns,); written
+    row_lengths : int64 array, shape (rows,); written
+    runs : int64 array, as long as there can be blocks; written
+    activities : uint16 array, shape (rows, columns)
+    residuals : int32 array, shape (rows, columns)
+    thresholds : int32 array, shape (N_CONTEXTS - 1,)
+    histogram : int64 array, shape (N_CONTEXTS * SLOTS,); added to
+
+    Returns
+    -------
+    (tokens, runs) written
+    """
+    rows, columns = residuals.shape
+    contexts = np.empty(columns, np.uint8)
+    activity = np.empty(columns, np.int32)
+    floats = np.empty(columns, np.float32)
+    patterns = floats.view(np.int32)
+    unsigned = np.empty(columns, np.int32)
+    n = 0
+    n_runs = 0
+    run = 0
+    for y in range(rows):
+        for x in range(columns):
+            activity[np.uint64(x)] = np.int32(activities[y, np.uint64(x)])
+        least = context_row(contexts, activity, columns, thresholds)
+        for x in range(columns):
+            e = residuals[y, np.uint64(x)]
+            u = np.int32(np.int32(e << 1) ^ np.int32(e >> 31))
+            unsigned[np.uint64(x)] = u
+            floats[np.uint64(x)] = np.float32(u)
+        start = n
+        for x in range(columns):
+            u = unsigned[np.uint64(x)]
+            top = np.int32(patterns[np.uint64(x)] >> 21)
+            raw_bits = np.int32(max(np.int32((top >> 2) - 129), np.int32(0)))
+            big = u >= 32
+            symbol = np.int32(top - 496) if big else u
+            raw = np.int32(u & np.int32((np.int32(1) << raw_bits) - 1)) if big else np.int32(0)
+            tokens[np.uint64(start + x)] = np.uint32(
+                symbol | np.int32(contexts[np.uint64(x)]) << 7 | raw << 11
+            )
+        if least > 0:
+            n += columns
+        else:
+            for first in range(0, columns, BLOCK):
+                end = min(first + BLOCK, columns)
+                sure = True
+                exact = True
+                for x in range(first, end):
+                    sure &= contexts[x] == 0
+                    exact &= unsigned[x] == 0
+                if sure and exact:
+                    run += 1
+                    continue
+                if sure:
+                    runs[n_runs] = run
+                    n_runs += 1
+                    run = 0
+                for x in range(first, end):
+                    tokens[n] = tokens[start + x]
+                    n += 1
+        row_lengths[y] = n - start
+        for i in range(start, n):
+            histogram[np.uint64(tokens[np.uint64(i)] & np.uint32(N_CONTEXTS * SLOTS - 1))] += 1
+    return n, n_runs
+
+
+@njit
+def decode_frame(
+    current: Array,
+    errors: Array,
+    rows: int,
+    columns: int,
+    reference: Array,
+    reference_errors: Array,
+    n_extra: int,
+    extra: Array,
+    tile: int,
+    labels: Array,
+    classes: Array,
+    shift: int,
+    errors_shift: int,
+    weights: Array,
+    level: int,
+    thresholds: Array,
+    table: Array,
+    symbol_base: Array,
+    buffer: Array,
+    starts: Array,
+    runs: Array,
+    skipping: bool,
+) -> bool:
+    """Decode one frame into `current` and its error map; False if the streams do not end where they must.
+
+    All indices that come from the stream (labels, table entries, starts) have been checked by the caller;
+    `buffer` has `slack_bytes(columns)` past starts[-1].
+    """
+    cursor = np.empty((4, 2), np.int64)
+    if not start_streams(buffer, starts, cursor):
+        return False
+    limit = 8 * starts[4]
+    partial = np.empty(columns, np.int32)
+    residuals = np.empty(columns, np.int32)
+    activity = np.empty(columns, np.int32)
+    contexts = np.empty(columns, np.uint8)
+    packed_contexts = np.empty(columns, np.uint8)
+    packed = np.empty(columns, np.int32)
+    where = np.empty(columns, np.int64)
+    next_run = 0
+    run = runs[0] if len(runs) > 0 else np.int64(1) << 62
+    for y in range(rows):
+        activity_row(activity, y, columns, errors, reference_errors, weights, level)
+        least = context_row(contexts, activity, columns, thresholds)
+        if least > 0 or not skipping:
+            read_row(residuals, contexts, columns, cursor, limit, buffer, table, symbol_base)
+        else:
+            n = 0
+            for first in range(0, columns, BLOCK):
+                end = min(first + BLOCK, columns)
+                sure = True
+                for x in range(first, end):
+                    sure &= contexts[x] == 0
+                if sure:
+                    if run > 0:
+                        run -= 1
+                        continue
+                    next_run += 1
+                    run = runs[next_run] if next_run < len(runs) else np.int64(1) << 62
+                for x in range(first, end):
+                    packed_contexts[n] = contexts[x]
+                    where[n] = x
+                    n += 1
+            read_row(packed, packed_contexts, n, cursor, limit, buffer, table, symbol_base)
+            residuals[:] = 0
+            for i in range(n):
+                residuals[where[i]] = packed[i]
+        for x in range(columns):
+            u = residuals[np.uint64(x)]
+            residuals[np.uint64(x)] = np.int32((u >> 1) ^ np.int32(-(u & 1)))
+        if y > 0:
+            partial_row(partial, y, columns, tile, labels, classes, shift, current, reference, n_extra, extra)
+        restore_row(residuals, partial, y, columns, tile, labels, classes, shift, current, reference)
+        set_margins(current, y, columns)
+        error_row(residuals, errors, y, columns, errors_shift)
+    exact = True
+    for stream in range(4):
+        exact &= cursor[stream, 0] == 8 * starts[stream + 1] and cursor[stream, 1] == 0
+    return exact

@@ -1,0 +1,259 @@
+"""C-FIND (PS3.4 C.4.1), and what identifiers of the Query/Retrieve services mean as queries.
+
+All but `serve_find` works without a network: bytes in, bytes out. A request that cannot be carried out
+raises an `IdentifierError`, which carries the status to answer with.
+"""
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from dcmpress.scp.association import Association
+from dcmpress.scp.commands import (
+    COMMAND_DATA_SET_TYPE,
+    DATA_SET_FOLLOWS,
+    ERROR_COMMENT,
+    MESSAGE_ID,
+    Command,
+    number,
+    response_to,
+)
+from dcmpress.scp.identifier import (
+    FIXED,
+    QUERY_RETRIEVE_LEVEL,
+    AnswerEncoder,
+    Identifier,
+    IdentifierError,
+    IdentifierMismatchError,
+    UnreadableIdentifierError,
+    decode_identifier,
+)
+from dcmpress.scp.log import logger
+from dcmpress.scp.negotiation import Context
+from dcmpress.scp.settings import ScpSettings
+from dcmpress.scp.status import (
+    CANCEL,
+    COMMENT_LENGTH,
+    PENDING,
+    PENDING_UNSUPPORTED_KEYS,
+    SUCCESS,
+    UNABLE_TO_PROCESS,
+)
+from dcmpress.storage.catalog.attributes import BY_KEYWORD, BY_TAG, UNIQUE_KEYS, Level
+from dcmpress.storage.catalog.errors import QueryError
+from dcmpress.storage.catalog.query import Key, Matching, Query
+from dcmpress.storage.errors import StorageError
+
+PATIENT_ROOT_FIND = "1.2.840.10008.5.1.4.1.2.1.1"
+PATIENT_ROOT_MOVE = "1.2.840.10008.5.1.4.1.2.1.2"
+PATIENT_ROOT_GET = "1.2.840.10008.5.1.4.1.2.1.3"
+STUDY_ROOT_FIND = "1.2.840.10008.5.1.4.1.2.2.1"
+STUDY_ROOT_MOVE = "1.2.840.10008.5.1.4.1.2.2.2"
+STUDY_ROOT_GET = "1.2.840.10008.5.1.4.1.2.2.3"
+COMPOSITE_INSTANCE_ROOT_MOVE = "1.2.840.10008.5.1.4.1.2.4.2"
+COMPOSITE_INSTANCE_ROOT_GET = "1.2.840.10008.5.1.4.1.2.4.3"
+
+_PATIENT_ROOT = (Level.PATIENT, Level.STUDY, Level.SERIES, Level.IMAGE)
+_STUDY_ROOT = (Level.STUDY, Level.SERIES, Level.IMAGE)
+"""Here the attributes of the patient belong to the study (PS3.4 C.6.2.1)."""
+
+FIND_LEVELS: Mapping[str, tuple[Level, ...]] = {
+    PATIENT_ROOT_FIND: _PATIENT_ROOT,
+    STUDY_ROOT_FIND: _STUDY_ROOT,
+}
+RETRIEVE_LEVELS: Mapping[str, tuple[Level, ...]] = {
+    PATIENT_ROOT_MOVE: _PATIENT_ROOT,
+    PATIENT_ROOT_GET: _PATIENT_ROOT,
+    STUDY_ROOT_MOVE: _STUDY_ROOT,
+    STUDY_ROOT_GET: _STUDY_ROOT,
+    COMPOSITE_INSTANCE_ROOT_MOVE: _STUDY_ROOT,
+    COMPOSITE_INSTANCE_ROOT_GET: _STUDY_ROOT,
+}
+"""SOP class UID -> levels of its information model, from the top."""
+
+
+class Finds(Protocol):
+    """What is needed of storage."""
+
+    def find(self, query: Query) -> Iterator[dict[str, str]]:
+        """Yield the matches of `query`: keyword -> text."""
+
+
+@dataclass(frozen=True, slots=True)
+class FindRequest:
+    """A C-FIND request, and what was negotiated for its association.
+
+    Attributes
+    ----------
+    sop_class_uid : of the presentation context
+    identifier : the data set as it was on the wire
+    transfer_syntax_uid : of the presentation context
+    retrieve_ae_title : of this node, for the answers
+    relational, fuzzy, combined_time, empty_values : extended negotiation (PS3.4 C.5.1.1)
+    default_charset : terms to assume for a peer that names no character set but does not write ASCII
+    """
+
+    sop_class_uid: str
+    identifier: bytes
+    transfer_syntax_uid: str
+    retrieve_ae_title: str
+    relational: bool = False
+    fuzzy: bool = False
+    combined_time: bool = False
+    empty_values: bool = False
+    default_charset: str = ""
+
+
+def serve_find(
+    catalog: Finds, association: Association, context: Context, command: Command, settings: ScpSettings
+) -> None:
+    """Serve a C-FIND: one pending response for each match, then the final one."""
+    started = time.perf_counter()
+    request = FindRequest(
+        context.abstract_syntax,
+        association.identifier(),
+        context.transfer_syntax,
+        settings.ae_title,
+        relational=context.abstract_syntax in association.negotiated.relational,
+    )
+    status, problem, matches = SUCCESS, "", 0
+    try:
+        identifier = decode_identifier(request.identifier, request.transfer_syntax_uid)
+        pending = PENDING_UNSUPPORTED_KEYS if ignores_keys(identifier) else PENDING
+        for answer in _answers(catalog, request, identifier):
+            if association.cancelled(number(command, MESSAGE_ID)):
+                status = CANCEL
+                break
+            association.send(context, _pending(command, pending), [answer])
+            matches += 1
+    except (IdentifierError, StorageError) as error:
+        status = error.status if isinstance(error, IdentifierError) else UNABLE_TO_PROCESS
+        problem = str(error)
+    response = response_to(command, status)
+    if problem:
+        response[ERROR_COMMENT] = problem[:COMMENT_LENGTH]
+    association.send(context, response)
+    event = logger.info if status in (SUCCESS, CANCEL) else logger.warning
+    event(
+        "find",
+        status=f"{status:04X}",
+        matches=matches,
+        problem=problem,
+        ms=round((time.perf_counter() - started) * 1000, 1),
+    )
+
+
+def _pending(command: Command, status: int) -> Command:
+    response = response_to(command, status)
+    response[COMMAND_DATA_SET_TYPE] = DATA_SET_FOLLOWS
+    return response
+
+
+def find_responses(catalog: Finds, request: FindRequest) -> Iterator[bytes]:
+    """Return an iterator over the encoded identifiers of the pending responses.
+
+    The request is judged at once, the catalog read as the iterator is. To cancel, stop iterating.
+
+    Raises
+    ------
+    IdentifierError
+        If the request cannot be carried out.
+    """
+    identifier = decode_identifier(request.identifier, request.transfer_syntax_uid, request.default_charset)
+    return _answers(catalog, request, identifier)
+
+
+def _answers(catalog: Finds, request: FindRequest, identifier: Identifier) -> Iterator[bytes]:
+    query = find_query(request, identifier)
+    encoder = AnswerEncoder(identifier, request.transfer_syntax_uid, request.retrieve_ae_title)
+    return (encoder.encode(match) for match in catalog.find(query))
+
+
+def ignores_keys(identifier: Identifier) -> bool:
+    """Say whether a key has a value that will not be matched, because the catalog does not keep it."""
+    return any(
+        key.text and key.tag not in BY_TAG and key.tag not in FIXED for key in identifier.keys.values()
+    )
+
+
+def find_query(request: FindRequest, identifier: Identifier) -> Query:
+    """Return the query that a C-FIND request makes; raises as `find_responses` does."""
+    levels = FIND_LEVELS.get(request.sop_class_uid)
+    if levels is None:
+        raise IdentifierMismatchError(f"{request.sop_class_uid} is no query service of this node")
+    level = _level(identifier, levels)
+    texts = identifier.texts()
+    if not request.relational:
+        _check_unique_keys(texts, levels, level)
+    keys = []
+    for keyword, text in texts.items():
+        attribute = BY_KEYWORD.get(keyword)
+        if attribute is None or keyword == "SpecificCharacterSet":
+            continue  # an optional key that is not supported: does not match, comes back empty
+        try:
+            keys.append(Key.parse(keyword, text, empty_values=request.empty_values))
+        except QueryError as error:
+            raise UnreadableIdentifierError(str(error), attribute.tag) from error
+    returned = tuple(keyword for keyword in texts if keyword in BY_KEYWORD)
+    return Query(level, tuple(keys), returned, fuzzy=request.fuzzy, combined_time=request.combined_time)
+
+
+def retrieve_query(
+    sop_class_uid: str, identifier: bytes, transfer_syntax_uid: str, default_charset: str = ""
+) -> Query:
+    """Return the query for the instances that a C-GET or C-MOVE identifier describes.
+
+    The unique key of the level must have a value, one or a list. Those above it are used when they are
+    there; a UID says enough without them, and many workstations leave them out.
+
+    Raises
+    ------
+    IdentifierError
+        If the request cannot be carried out.
+    """
+    levels = RETRIEVE_LEVELS.get(sop_class_uid)
+    if levels is None:
+        raise IdentifierMismatchError(f"{sop_class_uid} is no retrieve service of this node")
+    decoded = decode_identifier(identifier, transfer_syntax_uid, default_charset)
+    level = _level(decoded, levels)
+    texts = decoded.texts()
+    keys = []
+    for upper in range(Level.PATIENT, level + 1):
+        keyword = UNIQUE_KEYS[Level(upper)]
+        key = Key.parse(keyword, texts.get(keyword, ""))
+        if key.matching != Matching.UNIVERSAL:
+            keys.append(_literal(key))
+        elif upper == level:
+            raise IdentifierMismatchError(
+                f"a retrieve at level {level.name} needs {keyword}", BY_KEYWORD[keyword].tag
+            )
+    return Query(level, tuple(keys))
+
+
+def _literal(key: Key) -> Key:
+    """Return a Patient ID key of a retrieve as one that knows no wildcards (PS3.4 C.4.2.1.4.1)."""
+    if key.matching == Matching.VALUES:
+        return replace(key, matching=Matching.UIDS)
+    return key
+
+
+def _level(identifier: Identifier, levels: tuple[Level, ...]) -> Level:
+    for level in levels:
+        if level.name == identifier.level:
+            return level
+    raise IdentifierMismatchError(
+        f"level {identifier.level!r} is none of {', '.join(level.name for level in levels)}",
+        QUERY_RETRIEVE_LEVEL,
+    )
+
+
+def _check_unique_keys(texts: Mapping[str, str], levels: tuple[Level, ...], level: Level) -> None:
+    """Check that a hierarchical search names every entity above its level (PS3.4 C.4.1.2.1)."""
+    for upper in levels[: levels.index(level)]:
+        keyword = UNIQUE_KEYS[upper]
+        if not texts.get(keyword, "").strip("*"):
+            raise IdentifierMismatchError(
+                f"a search at level {level.name} needs {keyword}, as relational queries were not negotiated",
+                BY_KEYWORD[keyword].tag,
+            )

@@ -1,0 +1,67 @@
+"""C-FIND as SCP (PS3.4 C.4.1): answers streamed as the catalog yields them, C-CANCEL heard between two."""
+
+from itertools import islice
+
+from dcmpress.scp.association import Association
+from dcmpress.scp.commands import (
+    COMMAND_DATA_SET_TYPE,
+    DATA_SET_FOLLOWS,
+    ERROR_COMMENT,
+    MESSAGE_ID,
+    Command,
+    encode_command,
+    number,
+    response_to,
+)
+from dcmpress.scp.find import FindRequest, find_responses
+from dcmpress.scp.identifier import IdentifierError
+from dcmpress.scp.log import logger
+from dcmpress.scp.negotiation import Context
+from dcmpress.scp.settings import ScpSettings
+from dcmpress.scp.status import CANCEL, COMMENT_LENGTH, OUT_OF_RESOURCES, PENDING, SUCCESS, UNABLE_TO_PROCESS
+from dcmpress.scp.upper_layer import IS_COMMAND
+from dcmpress.storage.archive import Archive
+from dcmpress.storage.errors import StorageError
+
+
+def serve_find(
+    archive: Archive, association: Association, context: Context, command: Command, settings: ScpSettings
+) -> None:
+    """Answer a C-FIND: a pending response for each match, then the final one."""
+    request = FindRequest(
+        sop_class_uid=context.abstract_syntax,
+        identifier=association.identifier(),
+        transfer_syntax_uid=context.transfer_syntax,
+        retrieve_ae_title=settings.ae_title,
+        relational=context.abstract_syntax in association.negotiated.relational,
+    )
+    pending = response_to(command, PENDING)
+    pending[COMMAND_DATA_SET_TYPE] = DATA_SET_FOLLOWS
+    pending_command = encode_command(pending)  # the same for every match
+    message_id = number(command, MESSAGE_ID)
+    matches = 0
+    status, problem = SUCCESS, ""
+    offending: tuple[int, ...] = ()
+    try:
+        answers = find_responses(archive.catalog, request)
+        for answer in islice(answers, settings.find_limit or None):
+            association.layer.send_data(context.context_id, IS_COMMAND, [pending_command])
+            association.layer.send_data(context.context_id, 0, [answer])
+            matches += 1
+            if association.cancelled(message_id):
+                status = CANCEL
+                break
+        else:
+            if settings.find_limit and next(answers, None) is not None:
+                status = OUT_OF_RESOURCES
+                problem = f"more than {settings.find_limit} matches; narrow the query"
+    except IdentifierError as error:
+        status, problem, offending = error.status, str(error), error.offending
+    except StorageError as error:
+        status, problem = UNABLE_TO_PROCESS, str(error)
+    response = response_to(command, status)
+    if problem:
+        response[ERROR_COMMENT] = problem[:COMMENT_LENGTH]
+    association.send(context, response)
+    event = logger.info if status in (SUCCESS, CANCEL) else logger.warning
+    event("find", status=f"{status:04X}", matches=matches, problem=problem, offending=len(offending))

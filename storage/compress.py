@@ -1,0 +1,345 @@
+"""From spool files to one verified blob. A pure step: it reads the spool, writes one staged file, and
+touches neither the catalog nor the spool, so it can run in any process and be repeated after a crash.
+"""
+
+import hashlib
+import mmap
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dcmpress import __version__
+from dcmpress.codecs.base import Codec
+from dcmpress.codecs.registry import get_codec
+from dcmpress.storage.blob import (
+    DATA,
+    FRAMES,
+    SHELLS,
+    BlobIndex,
+    BlobInstance,
+    BlobSegment,
+    BlobWriter,
+)
+from dcmpress.storage.errors import DamagedError, MissingError
+from dcmpress.storage.grouping import FramePosition, coding_order, group_frames
+from dcmpress.storage.join import InstanceReader
+from dcmpress.storage.position import frame_positions
+from dcmpress.storage.split import PixelFormat, Split, split
+from dcmpress.storage.spool import SpoolEntry
+
+SHELL_CHUNK = 1 << 20
+"""Shells compressed together, in bytes before compression: neighbours in a series are nearly the same."""
+
+LARGEST_SOLID_SHELL = 1 << 17
+"""A shell (or a data set without frames) beyond this gets a section of its own."""
+
+SHELL_LEVEL = 19
+DATA_LEVEL = 12
+"""Zstandard levels: a group's shells are small and worth every byte; whole data sets can be large."""
+
+FALLBACK = "zstd"
+
+
+@dataclass(frozen=True)
+class CodecChoice:
+    """A codec by name, with parameters, as a rule of the config says."""
+
+    codec: str
+    parameters: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CompressJob:
+    """What one blob is made of."""
+
+    entries: list[SpoolEntry]
+    spool_folder: str
+    staged: str
+    """Path of the file to write; must not exist."""
+    choice: CodecChoice
+    max_chain: int = 16
+    min_correlation: float = 0.5
+    segment_bytes: int = 32 << 20
+
+
+@dataclass
+class CompressResult:
+    """What became of a job."""
+
+    size: int = 0
+    """Of the blob, in bytes."""
+    raw_size: int = 0
+    """Of the data sets in it, in bytes."""
+    order: list[str] = field(default_factory=list)
+    """Spool names in the order of the blob's instances."""
+    damaged: dict[str, str] = field(default_factory=dict)
+    """Spool name -> problem: the spool file is not what was acknowledged; it is not in the blob."""
+    codecs: dict[str, int] = field(default_factory=dict)
+    """Codec -> bytes of frames that it coded, before compression; "zstd" also for what has no frames."""
+    fallbacks: list[str] = field(default_factory=list)
+    """Why a segment was not kept as the chosen codec made it."""
+    seconds: float = 0.0
+    """CPU time of this process."""
+
+
+@dataclass
+class _Source:
+    """One instance of a job. Its bytes stay in its file: a group may have more of them than memory."""
+
+    entry: SpoolEntry
+    path: Path
+    split: Split | None
+    positions: list[FramePosition]
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Return bytes of the data set."""
+        with self.path.open("rb") as file:
+            file.seek(self.entry.offset + start)
+            return file.read(stop - start)
+
+
+def compress(job: CompressJob) -> CompressResult:
+    """Write the blob of a job, decode it again, and compare every instance with what was received.
+
+    The chosen codec may fail in any way that leaves this process alive: its segment, or in the end the
+    whole blob, is then kept by Zstandard.
+
+    Raises
+    ------
+    OSError
+        If the disk is full or fails. The staged file is removed.
+    DamagedError
+        If even the fallback does not verify: the machine cannot be trusted.
+    """
+    started = time.process_time()
+    path = Path(job.staged)
+    try:
+        result = _write(job, path, job.choice)
+        problem = _verify(path, result)
+        if problem:
+            path.unlink()
+            first_try = result
+            result = _write(job, path, CodecChoice(FALLBACK))
+            result.fallbacks = [*first_try.fallbacks, f"{job.choice.codec} did not verify: {problem}"]
+            problem = _verify(path, result)
+            if problem:
+                raise DamagedError(f"the fallback does not verify either: {problem}")
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    result.seconds = time.process_time() - started
+    return result
+
+
+def _write(job: CompressJob, path: Path, choice: CodecChoice) -> CompressResult:
+    result = CompressResult()
+    index = BlobIndex(writer=f"dcmpress {__version__}", created_at=datetime.now(UTC).isoformat())
+    sources = list(_open_all(job, result))
+    sources = [sources[i] for i in coding_order([s.positions[0] for s in sources])]
+    with closing(BlobWriter(path)) as writer:
+        formats = list(dict.fromkeys(s.split.pixel_format for s in sources if s.split))
+        index.pixel_formats = formats
+        for pixel_format in formats:
+            _write_frames(job, choice, sources, pixel_format, writer, index, result)
+        _write_shells(sources, formats, writer, index, result)
+        result.size = writer.finish(index)
+    result.order = [source.entry.name for source in sources]
+    result.raw_size = sum(source.entry.size for source in sources)
+    return result
+
+
+def _open_all(job: CompressJob, result: CompressResult) -> Iterator[_Source]:
+    for arrival, entry in enumerate(job.entries):
+        path = Path(job.spool_folder) / f"{entry.name}.dcm"
+        try:
+            with (
+                path.open("rb") as file,
+                mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
+                memoryview(mapped)[entry.offset : entry.offset + entry.size] as data,
+            ):
+                intact = hashlib.sha256(data).digest() == entry.sha256
+                found, _ = split(data, entry.meta.transfer_syntax_uid) if intact else (None, "")
+                positions = frame_positions(data, found.elements, found.n_frames, arrival) if found else []
+        except (FileNotFoundError, ValueError):
+            result.damaged[entry.name] = "the spool file is missing or empty"
+            continue
+        if not intact:
+            result.damaged[entry.name] = "the spool file does not match its SHA-256"
+            continue
+        yield _Source(entry, path, found, positions or [FramePosition(arrival=arrival)])
+
+
+def _write_frames(
+    job: CompressJob,
+    choice: CodecChoice,
+    sources: Sequence[_Source],
+    pixel_format: PixelFormat,
+    writer: BlobWriter,
+    index: BlobIndex,
+    result: CompressResult,
+) -> None:
+    """Write all frames of one pixel format, in segments that a reader can hold."""
+    places = [
+        (i, frame)
+        for i, source in enumerate(sources)
+        if source.split and source.split.pixel_format == pixel_format
+        for frame in range(source.split.n_frames)
+    ]
+    ordered = coding_order([sources[i].positions[frame] for i, frame in places])
+    per_segment = max(1, job.segment_bytes // pixel_format.frame_bytes)
+    # Segments of equal length: a last one of a few frames would carry its tables for nothing.
+    n_segments = -(-len(ordered) // per_segment)
+    for k in range(n_segments):
+        part = ordered[k * len(ordered) // n_segments : (k + 1) * len(ordered) // n_segments]
+        chosen = [places[p] for p in part]
+        frames = np.concatenate([_frame(sources[i], frame) for i, frame in chosen])
+        group = group_frames(frames, max_chain=job.max_chain, min_correlation=job.min_correlation)
+        codec, payload = _encode(choice, frames, group.references, group.shifts, result)
+        index.segments.append(
+            BlobSegment(
+                section=writer.add(FRAMES, payload),
+                codec=codec.codec_id,
+                parameters=codec.parameters(),
+                format_version=codec.format_version,
+                frames=chosen,
+                references=group.references,
+                shifts=group.shifts,
+                offsets=codec.frame_offsets(payload) or [],
+            )
+        )
+        result.codecs[codec.codec_id] = result.codecs.get(codec.codec_id, 0) + frames.nbytes
+
+
+def _frame(source: _Source, frame: int) -> NDArray[Any]:
+    assert source.split is not None
+    pixel_format = source.split.pixel_format
+    start = source.split.start + frame * pixel_format.frame_bytes
+    return pixel_format.to_frames(source.read(start, start + pixel_format.frame_bytes))
+
+
+def _encode(
+    choice: CodecChoice,
+    frames: NDArray[Any],
+    references: list[int],
+    shifts: list[tuple[int, int]],
+    result: CompressResult,
+) -> tuple[Codec, bytes]:
+    """Encode by the chosen codec, or by the fallback where that is smaller or the codec fails."""
+    fallback = get_codec(FALLBACK)
+    if choice.codec == FALLBACK:
+        fallback = get_codec(FALLBACK, **choice.parameters)
+        return fallback, fallback.encode(frames)
+    try:
+        codec = get_codec(choice.codec, **choice.parameters)
+        if frames.dtype.name not in codec.dtypes:
+            result.fallbacks.append(f"{choice.codec} does not take {frames.dtype.name}")
+            return fallback, fallback.encode(frames)
+        payload = codec.encode(frames, references, shifts=shifts if any(map(any, shifts)) else None)
+    except Exception as error:  # whatever a codec does, the store goes on
+        result.fallbacks.append(f"{choice.codec} failed: {error!r}")
+        return fallback, fallback.encode(frames)
+    # Zstandard wins on very little; trying it on a sample tells where it may.
+    sample = frames[:: max(1, len(frames) // 4)]
+    if len(fallback.encode(sample)) * len(frames) < 1.25 * len(payload) * len(sample):
+        packed = fallback.encode(frames)
+        if len(packed) <= len(payload):
+            result.fallbacks.append(f"{choice.codec} was not smaller than {FALLBACK}")
+            return fallback, packed
+    return codec, payload
+
+
+def _write_shells(
+    sources: Sequence[_Source],
+    formats: list[PixelFormat],
+    writer: BlobWriter,
+    index: BlobIndex,
+    result: CompressResult,
+) -> None:
+    """Write what is outside the frames and list the instances; small shells are packed together."""
+    waiting: list[bytes] = []
+    waiting_size = 0
+    listed: dict[int, tuple[int, int]] = {}  # source -> (section, offset)
+    unsettled: list[tuple[int, int]] = []  # (source, offset) in the section to be written next
+
+    def flush() -> None:
+        nonlocal waiting_size
+        if waiting:
+            section = writer.add(SHELLS, b"".join(waiting), level=SHELL_LEVEL)
+            listed.update({i: (section, offset) for i, offset in unsettled})
+            waiting.clear()
+            unsettled.clear()
+            waiting_size = 0
+
+    for i, source in enumerate(sources):
+        if source.split is None:
+            result.codecs[FALLBACK] = result.codecs.get(FALLBACK, 0) + source.entry.size
+        size = _shell_size(source)
+        if size > LARGEST_SOLID_SHELL:
+            listed[i] = (writer.add(DATA, _shell(source), level=DATA_LEVEL), 0)
+            continue
+        if waiting_size + size > SHELL_CHUNK:
+            flush()
+        unsettled.append((i, waiting_size))
+        waiting.append(_shell(source))
+        waiting_size += size
+    flush()
+
+    for i, source in enumerate(sources):
+        section, offset = listed[i]
+        entry = source.entry
+        head = source.split.start if source.split else entry.size
+        index.instances.append(
+            BlobInstance(
+                sop_class_uid=entry.meta.sop_class_uid,
+                sop_instance_uid=entry.meta.sop_instance_uid,
+                transfer_syntax_uid=entry.meta.transfer_syntax_uid,
+                size=entry.size,
+                sha256=entry.sha256.hex(),
+                received_at=entry.received_at.isoformat(),
+                calling_ae=entry.sender.calling_ae,
+                called_ae=entry.sender.called_ae,
+                remote_host=entry.sender.remote_host,
+                section=section,
+                offset=offset,
+                head=head,
+                tail=_shell_size(source) - head,
+                n_frames=source.split.n_frames if source.split else 0,
+                pixel_format=formats.index(source.split.pixel_format) if source.split else -1,
+            )
+        )
+
+
+def _shell_size(source: _Source) -> int:
+    return source.entry.size - (source.split.end - source.split.start if source.split else 0)
+
+
+def _shell(source: _Source) -> bytes:
+    if source.split is None:
+        return source.read(0, source.entry.size)
+    return source.read(0, source.split.start) + source.read(source.split.end, source.entry.size)
+
+
+def _verify(path: Path, result: CompressResult) -> str:
+    """Decode every instance from the file as it lies on disk; return what does not hold, or ""."""
+    try:
+        with InstanceReader(path) as reader:
+            if len(reader.blob.index.instances) != len(result.order):
+                return "instances are missing from the index"
+            for number, instance in enumerate(reader.blob.index.instances):
+                digest = hashlib.sha256()
+                size = 0
+                for piece in reader.pieces(number):
+                    digest.update(piece)
+                    size += memoryview(piece).nbytes
+                if size != instance.size or digest.hexdigest() != instance.sha256:
+                    return f"{instance.sop_instance_uid} differs"
+    except (DamagedError, MissingError) as error:
+        return str(error)
+    return ""

@@ -1,0 +1,210 @@
+"""Instances on their way out: decoded ahead of the network, on all cores, in bounded memory, and never
+handed over before SHA-256 confirms that they are what was received.
+"""
+
+import hashlib
+import os
+import tempfile
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from dcmpress.storage.blobstore import FolderBlobStore
+from dcmpress.storage.catalog.search import Located
+from dcmpress.storage.errors import ConversionError, DamagedError, MissingError, StorageError
+from dcmpress.storage.join import InstanceReader
+from dcmpress.storage.spool import Spool
+from dcmpress.storage.transcode import convert
+
+IN_MEMORY = 64 << 20
+"""Bytes of a data set that is assembled in memory; a larger one goes through an unnamed temporary file."""
+
+BATCH_BYTES = 16 << 20
+"""Bytes of data sets that one task decodes."""
+
+AHEAD = 3
+"""Tasks decoded or being decoded beyond the one that is being sent."""
+
+_CHUNK = 1 << 20
+
+
+@dataclass
+class Outgoing:
+    """One instance ready to be sent: confirmed, and in the transfer syntax that was asked for."""
+
+    located: Located
+    transfer_syntax_uid: str
+    size: int
+    """Of the data set in that transfer syntax, in bytes."""
+    _data: bytes | None = None
+    _file: IO[bytes] | None = None
+
+    def pieces(self) -> Iterator[bytes]:
+        """Yield the data set, piece by piece. Can be called once."""
+        if self._data is not None:
+            yield self._data
+        elif self._file is not None:
+            with self._file as file:
+                file.seek(0)
+                while chunk := file.read(_CHUNK):
+                    yield chunk
+
+
+@dataclass
+class Failed:
+    """One instance that cannot be given out, and why."""
+
+    located: Located
+    error: StorageError
+
+
+ChooseSyntax = Callable[[Located], str | None]
+"""Tells the transfer syntax to give an instance out in, or None if the receiver takes none that we have."""
+
+
+class Retriever:
+    """Reads instances from spool and blobs. Safe to share between threads."""
+
+    def __init__(
+        self,
+        spool: Spool,
+        blobs: FolderBlobStore,
+        temporary: Path,
+        current_version: Callable[[str], Located | None],
+    ) -> None:
+        self._current_version = current_version
+        self._spool = spool
+        self._blobs = blobs
+        self._temporary = temporary
+        temporary.mkdir(parents=True, exist_ok=True)
+        self._pool = ThreadPoolExecutor(max(2, os.cpu_count() or 2), thread_name_prefix="decode")
+
+    def close(self) -> None:
+        """Stop decoding ahead."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def retrieve(
+        self, located: Sequence[Located], choose: ChooseSyntax
+    ) -> Generator[Outgoing | Failed, None, None]:
+        """Yield every instance, in the order given, decoded ahead of the caller.
+
+        Give them in the order that `Catalog.locate` does: neighbours in a blob are decoded together.
+        Closing the iterator gives up what is still being decoded.
+        """
+        waiting: deque[Future[list[Outgoing | Failed]]] = deque()
+        batches = iter(_batches(located))
+        try:
+            while True:
+                while len(waiting) <= AHEAD and (batch := next(batches, None)) is not None:
+                    waiting.append(self._pool.submit(self._read_batch, batch, choose))
+                if not waiting:
+                    return
+                yield from waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+    def _read_batch(self, batch: list[Located], choose: ChooseSyntax) -> list[Outgoing | Failed]:
+        readers: dict[str, InstanceReader] = {}
+        try:
+            return [self._read(item, choose, readers) for item in batch]
+        finally:
+            for reader in readers.values():
+                reader.close()
+
+    def _read(
+        self, item: Located, choose: ChooseSyntax, readers: dict[str, InstanceReader]
+    ) -> Outgoing | Failed:
+        try:
+            target = choose(item)
+            if target is None:
+                raise ConversionError("the receiver accepts no transfer syntax for this SOP class")
+            try:
+                exact = self._exact(item, readers)
+            except MissingError:
+                # Since it was looked up it may have moved from the spool into a blob, or to another blob.
+                moved = self._current_version(item.sop_instance_uid)
+                if moved is None or moved == item or moved.sha256 != item.sha256:
+                    raise
+                exact = self._exact(moved, readers)
+            return self._convert(item, exact, target)
+        except StorageError as error:
+            return Failed(item, error)
+        except OSError as error:
+            return Failed(item, DamagedError(f"cannot be read: {error}"))
+
+    def _exact(self, item: Located, readers: dict[str, InstanceReader]) -> Outgoing:
+        if item.damaged:
+            raise DamagedError(f"{item.sop_instance_uid} is known to be damaged")
+        if item.spool_name is not None:
+            return self._from_spool(item)
+        if item.blob_name is None or item.blob_index is None:
+            raise MissingError(f"{item.sop_instance_uid} is neither in the spool nor in a blob")
+        if item.blob_name not in readers:
+            readers[item.blob_name] = InstanceReader(self._blobs.path(item.blob_name))
+        return self._confirm(item, readers[item.blob_name].pieces(item.blob_index))
+
+    def _from_spool(self, item: Located) -> Outgoing:
+        assert item.spool_name is not None
+        entry = self._spool.entry(item.spool_name)
+
+        def pieces() -> Iterator[bytes]:
+            with self._spool.path(entry.name).open("rb") as file:
+                file.seek(entry.offset)
+                while chunk := file.read(_CHUNK):
+                    yield chunk
+
+        try:
+            return self._confirm(item, pieces())
+        except FileNotFoundError:  # removed since `entry` looked
+            raise MissingError(f"no spool file {entry.name}") from None
+
+    def _confirm(self, item: Located, pieces: Iterable[bytes | bytearray | memoryview]) -> Outgoing:
+        """Gather a data set and compare its SHA-256 with the one taken on receipt.
+
+        Raises
+        ------
+        DamagedError
+            If it is not what was received.
+        """
+        digest = hashlib.sha256()
+        size = 0
+        outgoing = Outgoing(item, item.transfer_syntax_uid, item.size)
+        if item.size <= IN_MEMORY:
+            data = b"".join(pieces)
+            digest.update(data)
+            size = len(data)
+            outgoing._data = data
+        else:
+            file = tempfile.TemporaryFile(dir=self._temporary)  # noqa: SIM115 - closed by `pieces`
+            for piece in pieces:
+                digest.update(piece)
+                size += memoryview(piece).nbytes
+                file.write(piece)
+            outgoing._file = file
+        if size != item.size or digest.digest() != item.sha256:
+            raise DamagedError(f"{item.sop_instance_uid} is not what was received")
+        return outgoing
+
+    def _convert(self, item: Located, exact: Outgoing, target: str) -> Outgoing:
+        if target == item.transfer_syntax_uid:
+            return exact
+        data = convert(b"".join(exact.pieces()), item.transfer_syntax_uid, target)
+        return Outgoing(item, target, len(data), data)
+
+
+def _batches(located: Sequence[Located]) -> Iterator[list[Located]]:
+    """Cut into runs of one blob (or of spool files) of about BATCH_BYTES."""
+    batch: list[Located] = []
+    size = 0
+    for item in located:
+        if batch and (size + item.size > BATCH_BYTES or item.blob_name != batch[0].blob_name):
+            yield batch
+            batch, size = [], 0
+        batch.append(item)
+        size += item.size
+    if batch:
+        yield batch

@@ -1,0 +1,296 @@
+"""The spool: where a received data set is made safe before it is acknowledged.
+
+Each file is a DICOM file (PS3.10), so that nobody needs this program to read it. Its preamble, which the
+standard leaves to the application, is the proof that the file is whole:
+
+    offset  size  field
+    0       8     "DCMPSPL1"
+    8       4     offset of the data set in the file
+    12      8     bytes of the data set
+    20      32    SHA-256 of the data set as received
+    52      8     received at, microseconds since 1970-01-01 UTC
+    60      16    calling AE title, padded with NUL
+    76      16    called AE title, padded with NUL
+    92      32    remote host, padded with NUL, cut to 32
+    124     4     CRC-32 of bytes 0 to 123
+
+Write order: data into NAME.part; the preamble; flush the file; rename to NAME.dcm; flush the folder. Only
+then is the instance acknowledged. A NAME.part that no process holds locked was never acknowledged.
+"""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import os
+import secrets
+import struct
+import threading
+import time
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from dcmpress.storage.elements import Buffer
+from dcmpress.storage.errors import DamagedError, MissingError, NoSpaceError
+from dcmpress.storage.part10 import PREAMBLE_LENGTH, FileMeta, part10_header, read_part10
+
+_PROOF = struct.Struct("<8sIQ32sQ16s16s32s")
+_CRC = struct.Struct("<I")
+_MAGIC = b"DCMPSPL1"
+
+_OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+LEADING_WINDOW = 1 << 16
+"""Bytes of a data set that a `SpoolWriter` keeps in memory for the index row."""
+
+
+@dataclass(frozen=True)
+class Sender:
+    """Who sent an instance, as the association says."""
+
+    calling_ae: str = ""
+    called_ae: str = ""
+    remote_host: str = ""
+
+
+@dataclass(frozen=True)
+class SpoolEntry:
+    """What a complete spool file says of itself."""
+
+    name: str
+    meta: FileMeta
+    sender: Sender
+    received_at: datetime
+    offset: int
+    """Of the data set in the file, in bytes."""
+    size: int
+    """Of the data set, in bytes."""
+    sha256: bytes
+
+
+class Spool:
+    """A folder of received data sets, shared by all processes of a node.
+
+    Parameters
+    ----------
+    folder : Path
+        Created if absent.
+    reserve : int
+        Free bytes that must remain on its file system; a new file is refused under that.
+    """
+
+    def __init__(self, folder: Path, reserve: int = 0) -> None:
+        self.folder = folder
+        self.reserve = reserve
+        folder.mkdir(parents=True, exist_ok=True)
+        self._flusher = _FolderFlusher(folder)
+
+    def begin(self, meta: FileMeta, sender: Sender) -> "SpoolWriter":
+        """Open a new file for a data set.
+
+        Raises
+        ------
+        NoSpaceError
+            If free space is under the reserve.
+        """
+        self.check_space()
+        name = f"{time.time_ns():016x}{secrets.token_hex(4)}"
+        return SpoolWriter(self, name, meta, sender)
+
+    def check_space(self) -> None:
+        """Raise NoSpaceError if free space is under the reserve."""
+        stat = os.statvfs(self.folder)
+        free = stat.f_bavail * stat.f_frsize
+        if free < self.reserve:
+            raise NoSpaceError(f"{free >> 20} MiB are free; {self.reserve >> 20} MiB must remain")
+
+    def path(self, name: str) -> Path:
+        """Return where the complete file `name` lies."""
+        return self.folder / f"{name}.dcm"
+
+    def names(self) -> list[str]:
+        """Return the names of all complete files, oldest first."""
+        return sorted(entry.name[:-4] for entry in os.scandir(self.folder) if entry.name.endswith(".dcm"))
+
+    def entry(self, name: str) -> SpoolEntry:
+        """Read what the complete file `name` says of itself.
+
+        Raises
+        ------
+        MissingError, DamagedError
+        """
+        try:
+            with self.path(name).open("rb") as file:
+                head = file.read(4096)
+                actual = os.fstat(file.fileno()).st_size
+        except FileNotFoundError:
+            raise MissingError(f"no spool file {name}") from None
+        if len(head) < PREAMBLE_LENGTH or _CRC.unpack_from(head, _PROOF.size)[0] != zlib.crc32(
+            head[: _PROOF.size]
+        ):
+            raise DamagedError(f"spool file {name} has no valid preamble")
+        magic, offset, size, sha256, micros, calling, called, host = _PROOF.unpack_from(head)
+        if magic != _MAGIC or actual != offset + size:
+            raise DamagedError(f"spool file {name} is not whole")
+        meta, _ = read_part10(head)
+        if meta is None:
+            raise DamagedError(f"spool file {name} has no file meta information")
+        sender = Sender(*(text.rstrip(b"\0").decode("utf-8", "replace") for text in (calling, called, host)))
+        received_at = datetime.fromtimestamp(micros / 1e6, UTC)
+        return SpoolEntry(name, meta, sender, received_at, offset, size, sha256)
+
+    def remove(self, name: str) -> None:
+        """Remove a complete file; one that is gone already is no error."""
+        self.path(name).unlink(missing_ok=True)
+
+    def sweep(self) -> int:
+        """Remove partial files that no process is writing; return how many."""
+        removed = 0
+        for path in self.folder.glob("*.part"):
+            with contextlib.suppress(OSError), path.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
+                removed += 1
+        return removed
+
+    def entries(self) -> Iterator[SpoolEntry | tuple[str, str]]:
+        """Yield the entry of every complete file, or (name, problem) for one that does not hold."""
+        for name in self.names():
+            try:
+                yield self.entry(name)
+            except MissingError:
+                continue
+            except DamagedError as error:
+                yield name, str(error)
+
+
+class SpoolWriter:
+    """One data set on its way into the spool. Used by one thread; end it with `finish` or `abandon`."""
+
+    def __init__(self, spool: Spool, name: str, meta: FileMeta, sender: Sender) -> None:
+        self.name = name
+        self.meta = meta
+        self.sender = sender
+        self.size = 0
+        self.leading = bytearray()
+        self._spool = spool
+        self._hash = hashlib.sha256()
+        self._header = part10_header(meta)
+        self._part = spool.folder / f"{name}.part"
+        try:
+            self._fd = os.open(self._part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise _translated(error) from error
+        self._open = True
+        self._write(memoryview(self._header))
+
+    def write(self, chunk: Buffer) -> None:
+        """Append bytes of the data set; raise NoSpaceError if the disk is full."""
+        view = memoryview(chunk)
+        if len(self.leading) < LEADING_WINDOW:
+            self.leading += view[: LEADING_WINDOW - len(self.leading)]
+        self._hash.update(view)
+        self.size += len(view)
+        self._write(view)
+
+    def _write(self, view: memoryview) -> None:
+        try:
+            while view:
+                view = view[os.write(self._fd, view) :]
+        except OSError as error:
+            raise _translated(error) from error
+
+    def data_set_bytes(self, limit: int) -> bytes:
+        """Return the first `limit` bytes of the data set as written so far."""
+        return os.pread(self._fd, limit, len(self._header))
+
+    @property
+    def sha256(self) -> bytes:
+        """SHA-256 of what has been written so far."""
+        return self._hash.digest()
+
+    def finish(self) -> SpoolEntry:
+        """Make the file whole and safe from a power cut; return its entry.
+
+        Raises
+        ------
+        NoSpaceError
+            If the disk is full; the writer is then still to be abandoned.
+        """
+        received_at = datetime.now(UTC)
+        proof = _PROOF.pack(
+            _MAGIC,
+            len(self._header),
+            self.size,
+            self.sha256,
+            int(received_at.timestamp() * 1e6),
+            self.sender.calling_ae.encode()[:16],
+            self.sender.called_ae.encode()[:16],
+            self.sender.remote_host.encode()[:32],
+        )
+        try:
+            os.pwrite(self._fd, proof + _CRC.pack(zlib.crc32(proof)), 0)
+            os.fsync(self._fd)
+            self._part.rename(self._spool.path(self.name))
+            self._spool._flusher.flush()
+        except OSError as error:
+            raise _translated(error) from error
+        finally:
+            self._close()
+        return SpoolEntry(
+            self.name, self.meta, self.sender, received_at, len(self._header), self.size, self.sha256
+        )
+
+    def abandon(self) -> None:
+        """Throw away what was written, finished or not; can be called twice."""
+        self._part.unlink(missing_ok=True)
+        self._spool.remove(self.name)
+        self._close()
+
+    def _close(self) -> None:
+        if self._open:
+            self._open = False
+            os.close(self._fd)
+
+
+class _FolderFlusher:
+    """Flushes a folder for several threads at once: those that wait while one flush runs share the next."""
+
+    def __init__(self, folder: Path) -> None:
+        self._fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._condition = threading.Condition()
+        self._asked = 0
+        self._done = 0
+        self._running = False
+
+    def flush(self) -> None:
+        """Return when every rename made before this call is on stable storage."""
+        with self._condition:
+            self._asked += 1
+            mine = self._asked
+            while self._running and self._done < mine:
+                self._condition.wait()
+            if self._done >= mine:
+                return
+            self._running = True
+            covers = self._asked
+        failed = True
+        try:
+            os.fsync(self._fd)
+            failed = False
+        finally:
+            with self._condition:
+                self._running = False
+                if not failed:
+                    self._done = max(self._done, covers)
+                self._condition.notify_all()
+
+
+def _translated(error: OSError) -> Exception:
+    if error.errno in _OUT_OF_SPACE:
+        return NoSpaceError(f"the disk is full: {error.strerror}")
+    return error
