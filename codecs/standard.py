@@ -69,7 +69,9 @@ class LibraryCodec(Codec):
         return write_stream(self.magic, self.format_version, frames, bytes(out) + b"".join(pieces))
 
     def _tiles(self, frame: Array) -> Iterator[Array]:
-        if frame.ndim == 2 or (frame.shape[2] == 3 and self.takes_colour):
+        if frame.ndim == 2:
+            images = [frame]
+        elif frame.shape[2] == 3 and self.takes_colour:
             images = [frame]
         else:
             images = [frame[..., k] for k in range(frame.shape[2])]
@@ -295,3 +297,4 @@ class StoreCodec(_ByteCodec):
 
     def decode_bytes(self, data: memoryview, size: int) -> bytes:
         return bytes(data)
+

@@ -359,9 +359,7 @@ def _decode_job(
                     components[c] = components[c] + np.uint16(offset & 0xFFFF)
                 else:
                     components[c] = components[c].astype(np.int64) + offset
-            frames_from(
-                [c[np.newaxis] for c in components], transform, out[t : t + 1, part.top : part.bottom]
-            )
+            frames_from([c[np.newaxis] for c in components], transform, out[t : t + 1, part.top : part.bottom])
 
     return job
 
@@ -371,6 +369,8 @@ def _decode_planes(
 ) -> dict[int, Array]:
     n, rows, columns = part.shape
     if core == _BACKWARD:
-        planes = _backward().decode_planes(blob, n, rows, columns, max_value, part.references, select[-1] + 1)
+        planes = _backward().decode_planes(
+            blob, n, rows, columns, max_value, part.references, select[-1] + 1
+        )
         return {k: planes[k] for k in select}
     return forward.decode_planes(blob, n, rows, columns, max_value, part.references, part.shifts, select)

@@ -191,10 +191,9 @@ def _encode_batch(
             continue
         taps = settings.spatial_taps
         if kind:
-            taps += (
-                settings.reference_taps
-                + tuple(range(predict.N_SPATIAL + len(predict.REFERENCE_TAPS), predict.N_TAPS))[:n_extra]
-            )
+            taps += settings.reference_taps + tuple(
+                range(predict.N_SPATIAL + len(predict.REFERENCE_TAPS), predict.N_TAPS)
+            )[:n_extra]
         tap_frames = np.array([predict.TAPS[t][0] for t in taps], np.int64)
         tap_offsets = np.array([predict.TAPS[t][1] * line + predict.TAPS[t][2] for t in taps], np.int64)
         grams = np.empty((len(users) * n_tiles, len(taps) + 1, len(taps) + 1), np.float32)
@@ -268,9 +267,7 @@ def _encode_batch(
     steps = np.zeros(ans.N_CONTEXTS * ans.SLOTS, np.uint64)
     states = np.zeros((ans.N_CONTEXTS + 1) * ans.N_STATES, np.uint16)
     ans.build_encoder(counts, steps, states)
-    words = np.empty(
-        (ans.N_STREAMS, ((rows * (columns + 3) // 4 + rows) * ans.MAX_SYMBOL_BITS) // 32 + 4), np.uint32
-    )
+    words = np.empty((ans.N_STREAMS, ((rows * (columns + 3) // 4 + rows) * ans.MAX_SYMBOL_BITS) // 32 + 4), np.uint32)
     ends = np.empty((ans.N_STREAMS, 4), np.int64)
     records = []
     for k in range(len(members)):
@@ -301,9 +298,7 @@ def _batch_header(batch: _Batch) -> bytes:
         if len(classes):
             side.put(weights, _MISC)
             tap = _COEFFICIENT + np.arange(1, predict.N_TAPS)
-            for previous, vector in zip(
-                [np.zeros(predict.N_TAPS, np.int32), *classes], classes, strict=False
-            ):
+            for previous, vector in zip([np.zeros(predict.N_TAPS, np.int32), *classes], classes, strict=False):
                 side.put_signed((vector - previous)[1:], tap)
     side.put(np.diff(batch.thresholds, prepend=0), _MISC)
     for counts in batch.counts:

@@ -38,7 +38,9 @@ def residual_frame(
     for y in range(rows):
         row = residuals[y]
         if y > 0:
-            partial_row(partial, y, columns, tile, labels, classes, shift, current, reference, n_extra, extra)
+            partial_row(
+                partial, y, columns, tile, labels, classes, shift, current, reference, n_extra, extra
+            )
         residual_row(row, partial, y, columns, tile, labels, classes, shift, current, reference)
         error_row(row, errors, y, columns, errors_shift)
         for x in range(columns):
@@ -216,7 +218,9 @@ def decode_frame(
             u = residuals[np.uint64(x)]
             residuals[np.uint64(x)] = np.int32((u >> 1) ^ np.int32(-(u & 1)))
         if y > 0:
-            partial_row(partial, y, columns, tile, labels, classes, shift, current, reference, n_extra, extra)
+            partial_row(
+                partial, y, columns, tile, labels, classes, shift, current, reference, n_extra, extra
+            )
         restore_row(residuals, partial, y, columns, tile, labels, classes, shift, current, reference)
         set_margins(current, y, columns)
         error_row(residuals, errors, y, columns, errors_shift)

@@ -49,9 +49,7 @@ def coefficient_shift(max_value: int) -> int:
 
 
 @inline
-def _spatial(
-    partial: Array, start: int, n: int, at: int, line: int, current: Array, c: Array, half: int
-) -> None:
+def _spatial(partial: Array, start: int, n: int, at: int, line: int, current: Array, c: Array, half: int) -> None:
     c2, c3, c4, c5, c6, c7, c8 = c[2], c[3], c[4], c[5], c[6], c[7], c[8]
     c9, c10, c11, c12, c13 = c[9], c[10], c[11], c[12], c[13]
     c14, c15, c16 = c[14], c[15], c[16]
@@ -265,3 +263,5 @@ def restore_row(
                 w = np.int32(_median(w, n, current[np.uint64(at - 1)]) + residuals[np.uint64(i)])
                 current[np.uint64(start + i)] = w
         x = end
+
+
