@@ -57,30 +57,6 @@ def _exp_ladder(n: int, steps_per_unit: int) -> list[int]:
     return ladder
 
 
-FINE = 1024
-"""Positions below one logistic unit have this many table steps; above, a sixteenth as many."""
-COARSE_PER_UNIT = FINE // 16
-COARSE = 12 * COARSE_PER_UNIT
-
-
-def _width_table() -> NDArray[np.int32]:
-    # ln(1 - exp(-x)) in 1/256 nat: fine steps (1/1024) for x < 1, then steps of 1/64 up to x = 12.
-    fine = _exp_ladder(2 * FINE, 2 * FINE)
-    # A width of 0 is read as half a step.
-    values = [fine[1]] + [fine[2 * i] for i in range(1, FINE)]
-    coarse = _exp_ladder(2 * (COARSE + COARSE_PER_UNIT), 2 * COARSE_PER_UNIT)
-    values += [coarse[2 * i + 1] for i in range(COARSE_PER_UNIT, COARSE + COARSE_PER_UNIT)]
-    logs = [_round_shift(_ln(_ONE - v), _BITS - 8) for v in values]
-    return np.array([*logs, 0], dtype=np.int32)
-
-
-def _position_table() -> NDArray[np.int32]:
-    # ln(1 + exp(-x)) in 1/256 nat, steps of 1/64 (bin centres) up to x = 8, then 0.
-    ladder = _exp_ladder(2 * 8 * 64, 2 * 64)
-    logs = [_round_shift(_ln(_ONE + ladder[2 * i + 1]), _BITS - 8) for i in range(8 * 64)]
-    return np.array([*logs, 0], dtype=np.int32)
-
-
 def _squash() -> NDArray[np.int32]:
     ladder = _exp_ladder(2049, 128)
     lower = [_round_shift((e << _BITS) // (_ONE + e), _BITS - 16) for e in ladder]
@@ -99,29 +75,6 @@ def _quantiles() -> NDArray[np.int32]:
     return np.array(values, dtype=np.int32)
 
 
-def _energy_classes() -> NDArray[np.int32]:
-    # floor(5 log2((S + 68) / 272) + 10) for S < 4096, at least 0: compared in fifth powers.
-    values = []
-    for s in range(4096):
-        c = 0
-        while (s + 68) ** 5 << 10 >= 272**5 << (c + 1):
-            c += 1
-        values.append(c)
-    return np.array(values, dtype=np.int32)
-
-
-def _scale_starts() -> NDArray[np.int32]:
-    # 4096 * 2^(c / 5 - 2): mean |error| of class c in 1/4096 level.
-    values = []
-    for c in range(96):
-        exponent = _LN2 * c // 5
-        whole, rest = divmod(exponent, _LN2)
-        # 2^(r / 5) = 1 / exp(-rest)
-        value = (_ONE * _ONE) // _exp_negative(rest, _ONE)
-        values.append(min((value << whole) >> (_BITS - 10), 1 << 28))
-    return np.array(values, dtype=np.int32)
-
-
 def _ratio_classes() -> NDArray[np.int32]:
     # floor(2.5 log2(1 + r)), at most 7, for r in steps of 1/16.
     values = []
@@ -134,11 +87,6 @@ def _ratio_classes() -> NDArray[np.int32]:
     return np.array(values, dtype=np.int32)
 
 
-LOG_WIDTH = _width_table()
-LOG_POSITION = _position_table()
 SQUASH = _squash()
 QUANTILE = _quantiles()
-ENERGY_CLASS = _energy_classes()
-SCALE_START = _scale_starts()
 RATIO_CLASS = _ratio_classes()
-RECIPROCAL = np.array([131072 // (2 * n + 3) for n in range(256)], dtype=np.int32)
