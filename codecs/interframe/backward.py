@@ -3,6 +3,7 @@
 Encoder and decoder run the same kernel and learn the same things as they go; no model is transmitted.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,16 +14,18 @@ from dcmpress.codecs.interframe import backward_filters as filters
 from dcmpress.codecs.interframe import backward_kernel as kernel
 from dcmpress.codecs.interframe import binary_coder
 from dcmpress.codecs.interframe.backward_lanes import CLASSES
+from dcmpress.codecs.interframe.backward_mixer import STEPS
 from dcmpress.codecs.interframe.backward_tables import SQUASH
 from dcmpress.codecs.interframe.backward_vector import LANES
 
 PAD = kernel.PAD
+MIN_FOR_LEVELS = 8192
 
 
 class _Model:
     """Everything that adapts, and the scratch arrays of the kernel."""
 
-    def __init__(self, columns: int) -> None:
+    def __init__(self, columns: int, level_of: NDArray[np.int32]) -> None:
         self.covariance = np.zeros((2, filters.TAPS, filters.TAPS))
         self.samples = np.zeros((2, filters.BATCH * filters.TAPS))
         self.fill = np.zeros((2, 1), np.int64)
@@ -33,15 +36,20 @@ class _Model:
         mean = np.empty((CLASSES, LANES), np.float32)
         mean[:] = class_errors()[:, None]
         weights = [12500] * 5 + [0] * 3
-        apm = np.tile(SQUASH[np.minimum(np.arange(33) * 64 + 1024, 4095)], kernel.NODES)
+        apm = SQUASH[np.minimum(np.arange(STEPS) * 64 + 1024, 4095)].astype(np.int32)
         self.learned = (
             np.zeros(16 * 27, np.int32),
             mean.ravel(),
             np.zeros(CLASSES * LANES, np.float32),
             np.tile(np.array(weights, np.int32), kernel.NODES * kernel.QA),
             np.tile(np.array(weights, np.int32), kernel.NODES * kernel.QB),
-            apm.astype(np.int32),
+            np.tile(np.array(weights, np.int32), kernel.NODES * kernel.LEVELS),
+            np.full(kernel.NODES * kernel.QA * 3, 21845, np.int32),
+            np.tile(apm, kernel.NODES),
+            np.tile(apm, kernel.VALUES + 1),
+            np.tile(apm, kernel.NODES * kernel.LEVELS),
             np.zeros(kernel.FLAT_CONTEXTS, np.int32),
+            level_of,
         )
         self.scratch = (
             np.zeros((filters.TAPS, filters.TAPS)),
@@ -59,6 +67,40 @@ def class_errors() -> NDArray[np.float32]:
     # 2^(i / 5) as literals: libm does not give the same last bit everywhere.
     fifths = np.array([1.0, 1.148698354997035, 1.3195079107728942, 1.515716566510398, 1.7411011265922482])
     return np.array([4.0 * fifths[c % 5] * 2.0 ** (c // 5) for c in range(CLASSES)], np.float32)
+
+
+CELLS = 256
+"""Intensities are told apart in this many steps."""
+
+
+def _choose_levels(planes: NDArray[np.uint16], max_value: int) -> bytes:
+    """Return where a new intensity context begins: a count of bytes, and one bit for each cell.
+
+    Contexts are dense where samples are many: each holds about the same sum of square roots of counts.
+    """
+    if planes.size < MIN_FOR_LEVELS:
+        return b"\0"
+    counts = np.bincount(planes.ravel(), minlength=max_value + 1)
+    cells = np.zeros(CELLS, np.int64)
+    np.add.at(cells, np.arange(max_value + 1) * CELLS // (max_value + 1), counts[: max_value + 1])
+    roots = np.array([math.isqrt(int(c) << 16) for c in cells], dtype=np.int64)
+    ends = np.cumsum(roots)
+    middle = ends - roots // 2
+    level = np.minimum(middle * kernel.LEVELS // max(int(ends[-1]), 1), kernel.LEVELS - 1)
+    starts = np.diff(level, prepend=0) != 0
+    return bytes([CELLS // 8]) + np.packbits(starts).tobytes()
+
+
+def _read_levels(data: bytes, max_value: int) -> tuple[NDArray[np.int32], int]:
+    """Return the intensity context of every sample value, and the bytes read."""
+    cell = np.arange(max_value + 1) * CELLS // (max_value + 1)
+    size = data[0] if data else 0
+    if size == 0:
+        return (cell * kernel.LEVELS // CELLS // 4).astype(np.int32), min(len(data), 1)
+    if size != CELLS // 8 or len(data) < 1 + size:
+        raise CorruptStreamError("the table of intensity contexts is damaged")
+    starts = np.unpackbits(np.frombuffer(data, np.uint8, size, 1))
+    return np.minimum(np.cumsum(starts), kernel.LEVELS - 1)[cell].astype(np.int32), 1 + size
 
 
 class _Plane:
@@ -88,12 +130,13 @@ def _run(
     planes: NDArray[np.uint16],
     columns: int,
     max_value: int,
+    level_of: NDArray[np.int32],
     references: Sequence[int],
     buffer: NDArray[np.uint8],
     registers: NDArray[np.int64],
 ) -> None:
     n, rows = planes.shape[:2]
-    model = _Model(columns)
+    model = _Model(columns, level_of)
     last = _last_uses(references[:n])
     kept: dict[int, _Plane] = {}
     empty = _Plane(rows, columns)
@@ -152,13 +195,15 @@ def encode_planes(
     references = _checked_references(references, n)
     if not 0 <= max_value <= 65535 or (planes.size and int(planes.max()) > max_value):
         raise ValueError(f"samples must be 0 to {max_value}, and {max_value} at most 65535")
+    levels = _choose_levels(planes, max_value)
+    level_of, _ = _read_levels(levels, max_value)
     capacity = planes.size * 5 // 2 + 4096
     while True:
         buffer = np.zeros(capacity, np.uint8)
         registers = binary_coder.encoder_registers()
-        _run(True, planes, columns, max_value, references, buffer, registers)
+        _run(True, planes, columns, max_value, level_of, references, buffer, registers)
         if registers[2] <= capacity:
-            return binary_coder.finish(buffer, registers)
+            return levels + binary_coder.finish(buffer, registers)
         capacity = int(registers[2]) + 64
 
 
@@ -187,6 +232,8 @@ def decode_planes(
     if not 0 <= max_value <= 65535:
         raise CorruptStreamError(f"impossible largest sample {max_value}")
     planes = np.zeros((n if upto is None else min(upto, n), rows, columns), np.uint16)
-    buffer = np.frombuffer(bytearray(data) + bytes(8), np.uint8)
-    _run(False, planes, columns, max_value, references, buffer, binary_coder.decoder_registers(bytes(data[:6])))
+    level_of, start = _read_levels(data, max_value)
+    buffer = np.frombuffer(bytearray(data[start:]), np.uint8)
+    registers = binary_coder.decoder_registers(bytes(data[start : start + 6]))
+    _run(False, planes, columns, max_value, level_of, references, buffer, registers)
     return planes

@@ -20,17 +20,16 @@ from dcmpress.codecs.interframe.backward_lanes import (
     MEAN,
     SCALE,
     UPPER,
-    lane_dot,
     lane_energies,
     lane_inputs,
-    lane_learn,
     lane_narrow,
     lane_open,
     lane_quiet,
     lane_settle,
     scale_by_power,
 )
-from dcmpress.codecs.interframe.backward_tables import QUANTILE, RATIO_CLASS, SQUASH
+from dcmpress.codecs.interframe.backward_mixer import learn, mix, refine, refined, squash
+from dcmpress.codecs.interframe.backward_tables import QUANTILE, RATIO_CLASS
 from dcmpress.codecs.interframe.backward_vector import LANES
 from dcmpress.codecs.interframe.binary_coder import code_bit
 
@@ -40,7 +39,8 @@ PAD = 4
 NODES = 32
 QA = 24
 QB = 16
-RATE = 24
+LEVELS = 64
+VALUES = 4096
 FLAT_CONTEXTS = 8
 
 
@@ -60,11 +60,6 @@ def to_level(p, top):
     if p > F(0.0):
         return min(np.int64(min(p, F(1 << 21)) + F(0.5)), top)
     return np.int64(0)
-
-
-@inline
-def squash(s):
-    return np.int64(SQUASH[U(clamp(s >> 1, -2048, 2047) + 2048)])
 
 
 @inline
@@ -90,13 +85,16 @@ def code_plane(
     encode, plane, reference, second, has_reference, residual, residual_reference, final, final_reference,
     rows, columns, max_value, n_taps,
     covariance, samples, fill, w_ols, w_pixel, w_residual, bias, mean_error, count,
-    mix_a, mix_b, apm, flat, work, taps, around, lanes, classes, inputs, lines, buffer, registers,
+    mix_a, mix_b, mix_c, final_mix, apm_node, apm_value, apm_level, flat, level_of, work, taps, around, lanes, classes, inputs, lines, buffer, registers,
 ):  # fmt: skip
     stride = np.int64(columns + 2 * PAD)
     acc = registers[0]
     rng = registers[1]
     pos = registers[2]
     top = np.int64(max_value) << 4
+    value_shift = np.int64(12)
+    while max_value >> value_shift:
+        value_shift += 1
     line_size = (columns + 4) * LANES
     n_samples = np.int64(fill[0])
     zero32 = F(0.0)
@@ -212,6 +210,7 @@ def code_plane(
             q2 = np.int64(RATIO_CLASS[U(np.int64(min(F(abs(fn)) * scale, F(127.0))))])
             qa = min((blend_class * 43) >> 7, QA - 1)
             qb = 4 * (q1 >> 1) + (q2 >> 1)
+            level = np.int64(level_of[U((blend + 8) >> 4)])
             # --- the sample, decision by decision
             sigma = (737 * (m + 82)) >> 10
             value = np.int64(plane[U(o)])
@@ -222,9 +221,15 @@ def code_plane(
             node = np.int64(0)
             ia = np.int64(0)
             ib = np.int64(0)
+            ic = np.int64(0)
+            im = np.int64(0)
             ja = np.int64(0)
+            jb = np.int64(0)
+            jc = np.int64(0)
             sa = np.int64(0)
             sb = np.int64(0)
+            sc = np.int64(0)
+            sm = np.int64(0)
             xb = zero32
             while hi - lo > 1:
                 if heap < 16:
@@ -252,15 +257,14 @@ def code_plane(
                     lane_inputs(lanes, inputs, edge)
                     ia = (node * QA + qa) * LANES
                     ib = (node * QB + qb) * LANES
-                    sa = np.int64(lane_dot(inputs, mix_a, ia)) >> 16
-                    sb = np.int64(lane_dot(inputs, mix_b, ib)) >> 16
-                    sm = (sa + sb) >> 1
+                    ic = (node * LEVELS + level) * LANES
+                    im = (node * QA + qa) * 3
+                    sa, sb, sc, sm = mix(inputs, mix_a, mix_b, mix_c, final_mix, ia, ib, ic, im)
                     place = (clamp(sm, -2047, 2047) + 2048) * 32
-                    f = place & 4095
-                    ja = node * 33 + (place >> 12)
-                    pa = (np.int64(apm[U(ja)]) * (4096 - f) + np.int64(apm[U(ja + 1)]) * f) >> 12
-                    ja += f >> 11
-                    p = clamp((squash(sm) + pa + 1) >> 1, 1, 65535)
+                    pa, ja = refined(apm_node, node, place)
+                    pb, jb = refined(apm_value, (bnd << 12) >> value_shift, place)
+                    pc, jc = refined(apm_level, node * LEVELS + level, place)
+                    p = clamp((2 * squash(sm) + 3 * pb + 3 * pc + 4) >> 3, 1, 65535)
                 else:
                     z = (edge - lanes[U(MEAN + BLEND)]) * lanes[U(SCALE + BLEND)]
                     xb = exp_scalar(min(max(z, F(-40.0)), F(40.0)))
@@ -277,10 +281,10 @@ def code_plane(
                     hi = bnd
                 if node >= 0:
                     heap = 2 * heap + bit
-                    y16 = bit << 16
-                    lane_learn(inputs, mix_a, ia, np.int32(((y16 - squash(sa)) * RATE) >> 6))
-                    lane_learn(inputs, mix_b, ib, np.int32(((y16 - squash(sb)) * RATE) >> 6))
-                    apm[U(ja)] += np.int32((y16 - np.int64(apm[U(ja)])) >> 6)
+                    learn(inputs, mix_a, mix_b, mix_c, final_mix, ia, ib, ic, im, sa, sb, sc, sm, bit)
+                    refine(apm_node, ja, bit)
+                    refine(apm_value, jb, bit)
+                    refine(apm_level, jc, bit)
                     lane_narrow(lanes, bit)
                 elif bit:
                     lanes[U(LOWER + BLEND)] = F(1.0) / xb
@@ -302,7 +306,7 @@ def code_plane(
                 bias[U(bc)] += np.int32(20 * d)
             gain = F(v4 - p1) * F(0.1 / 16.0) / (norm_pixel + F(58.125))
             adapt_taps(taps, w_pixel, base_level, gain)
-            gain = F(v4 - p2) * F(0.015) / (norm_residual + F(207360.0))
+            gain = F(v4 - p2) * F(0.02) / (norm_residual + F(207360.0))
             adapt_taps(around, w_residual, zero32, gain)
             if (x + 3 * y) & 3 == 0:
                 e = (

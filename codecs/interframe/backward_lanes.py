@@ -36,7 +36,7 @@ from dcmpress.codecs.interframe.backward_vector import (
 BLEND = 3
 """The lane whose mean is a blend of the others' means."""
 CLASSES = 96
-COUNT_LIMIT = 200.0
+COUNT_LIMIT = 255.0
 
 MEAN, SCALE, UPPER, LOWER, ENDS, EDGE = (LANES * i for i in range(6))
 
