@@ -14,8 +14,8 @@ from dcmpress.codecs.interframe import backward_filters as filters
 from dcmpress.codecs.interframe import backward_kernel as kernel
 from dcmpress.codecs.interframe import binary_coder
 from dcmpress.codecs.interframe.backward_lanes import CLASSES
-from dcmpress.codecs.interframe.backward_mixer import STEPS
-from dcmpress.codecs.interframe.backward_tables import SQUASH
+from dcmpress.codecs.interframe.backward_mixer import COUNT_START, STEPS
+from dcmpress.codecs.interframe.backward_tables import INITIAL_WEIGHTS, SQUASH
 from dcmpress.codecs.interframe.backward_vector import LANES
 
 PAD = kernel.PAD
@@ -26,33 +26,32 @@ class _Model:
     """Everything that adapts, and the scratch arrays of the kernel."""
 
     def __init__(self, columns: int, level_of: NDArray[np.int32]) -> None:
-        self.covariance = np.zeros((2, filters.TAPS, filters.TAPS))
+        self.covariance = np.zeros((2, filters.TAPS * filters.TAPS))
         self.samples = np.zeros((2, filters.BATCH * filters.TAPS))
-        self.fill = np.zeros((2, 1), np.int64)
+        self.fill = np.zeros((2, 2), np.int64)
         self.w_ols = np.zeros((2, filters.TAPS), np.float32)
         self.w_ols[:, 3] = 0.5
         self.w_pixel = np.zeros((2, filters.TAPS), np.float32)
         self.w_residual = np.zeros((2, filters.TAPS), np.float32)
         mean = np.empty((CLASSES, LANES), np.float32)
         mean[:] = class_errors()[:, None]
-        weights = [12500] * 5 + [0] * 3
-        apm = SQUASH[np.minimum(np.arange(STEPS) * 64 + 1024, 4095)].astype(np.int32)
+        weights = INITIAL_WEIGHTS << 8
+        apm = SQUASH[np.minimum(np.arange(STEPS) * 64 + 1024, 4095)].astype(np.int32) << 14 | COUNT_START
         self.learned = (
             np.zeros(16 * 27, np.int32),
             mean.ravel(),
             np.zeros(CLASSES * LANES, np.float32),
-            np.tile(np.array(weights, np.int32), kernel.NODES * kernel.QA),
-            np.tile(np.array(weights, np.int32), kernel.NODES * kernel.QB),
-            np.tile(np.array(weights, np.int32), kernel.NODES * kernel.LEVELS),
+            np.repeat(weights, kernel.QA, axis=0).ravel(),
+            np.repeat(weights, kernel.QB, axis=0).ravel(),
+            np.repeat(weights, kernel.LEVELS, axis=0).ravel(),
             np.full(kernel.NODES * kernel.QA * 3, 21845, np.int32),
-            np.tile(apm, kernel.NODES),
             np.tile(apm, kernel.VALUES + 1),
             np.tile(apm, kernel.NODES * kernel.LEVELS),
             np.zeros(kernel.FLAT_CONTEXTS, np.int32),
             level_of,
         )
         self.scratch = (
-            np.zeros((filters.TAPS, filters.TAPS)),
+            np.zeros(filters.TAPS * filters.TAPS),
             np.zeros(filters.TAPS, np.float32),
             np.zeros(filters.TAPS, np.float32),
             np.zeros(6 * LANES, np.float32),

@@ -122,7 +122,7 @@ def accumulate(covariance, samples):  # type: ignore[no-untyped-def]
     decay = 31.0 / 32.0
     for i in range(TAPS - 1):
         for j in range(i, TAPS):
-            covariance[_U(i), _U(j)] *= decay
+            covariance[_U(i * TAPS + j)] *= decay
     for n in range(0, BATCH, 4):
         r0 = n * TAPS
         for i in range(TAPS - 1):
@@ -131,30 +131,45 @@ def accumulate(covariance, samples):  # type: ignore[no-untyped-def]
             a2 = samples[_U(r0 + 2 * TAPS + i)]
             a3 = samples[_U(r0 + 3 * TAPS + i)]
             for j in range(i, TAPS):
-                covariance[_U(i), _U(j)] = (
-                    ((covariance[_U(i), _U(j)] + a0 * samples[_U(r0 + j)]) + a1 * samples[_U(r0 + TAPS + j)])
+                covariance[_U(i * TAPS + j)] = (
+                    ((covariance[_U(i * TAPS + j)] + a0 * samples[_U(r0 + j)]) + a1 * samples[_U(r0 + TAPS + j)])
                     + a2 * samples[_U(r0 + 2 * TAPS + j)]
                 ) + a3 * samples[_U(r0 + 3 * TAPS + j)]
+
+
+@intrinsic
+def subtract_row(typing_context, matrix, target, source, factor):  # type: ignore[no-untyped-def]
+    """matrix[target : target + 8] -= factor * matrix[source : source + 8], flat and float64."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        memory = Memory(context, builder, signature, arguments)
+        row = memory.load(0, arguments[1])
+        memory.store(0, arguments[1], row - memory.load(0, arguments[2]) * splat(builder, arguments[3]))
+        return context.get_dummy_value()
+
+    return types.void(matrix, types.int64, types.int64, types.float64), generate
 
 
 @njit
 def solve(covariance, work, weights):  # type: ignore[no-untyped-def]
     """Solve the ridge-regularised normal equations by LDL^T elimination; weights beyond +-16 become 0."""
     n = TAPS - 1
+    for i in range(TAPS * TAPS):
+        work[_U(i)] = covariance[_U(i)]
     for i in range(n):
-        for j in range(i, n + 1):
-            work[_U(i), _U(j)] = covariance[_U(i), _U(j)]
-        work[_U(i), _U(i)] = work[_U(i), _U(i)] * 1.0001 + 0.5
+        work[_U(i * TAPS + i)] = work[_U(i * TAPS + i)] * 1.0001 + 0.5
     for k in range(n - 1):
-        inverse = 1.0 / work[_U(k), _U(k)]
+        row = k * TAPS
+        inverse = 1.0 / work[_U(row + k)]
         for i in range(k + 1, n):
-            f = work[_U(k), _U(i)] * inverse
-            for j in range(i, n + 1):
-                work[_U(i), _U(j)] -= f * work[_U(k), _U(j)]
+            f = work[_U(row + i)] * inverse
+            # Whole blocks of eight: what lies left of the diagonal is never read.
+            for j in range(i & ~7, TAPS, 8):
+                subtract_row(work, np.int64(i * TAPS + j), np.int64(row + j), f)
     for k in range(n - 1, -1, -1):
-        x = work[_U(k), _U(n)] / work[_U(k), _U(k)]
+        x = work[_U(k * TAPS + n)] / work[_U(k * TAPS + k)]
         if not -16.0 < x < 16.0:
             x = 0.0
         for i in range(k):
-            work[_U(i), _U(n)] -= work[_U(i), _U(k)] * x
+            work[_U(i * TAPS + n)] -= work[_U(i * TAPS + k)] * x
         weights[_U(k)] = np.float32(x)

@@ -28,7 +28,7 @@ from dcmpress.codecs.interframe.backward_lanes import (
     lane_settle,
     scale_by_power,
 )
-from dcmpress.codecs.interframe.backward_mixer import learn, mix, refine, refined, squash
+from dcmpress.codecs.interframe.backward_mixer import RATE, learn, mix, refine, refined, squash
 from dcmpress.codecs.interframe.backward_tables import QUANTILE, RATIO_CLASS
 from dcmpress.codecs.interframe.backward_vector import LANES
 from dcmpress.codecs.interframe.binary_coder import code_bit
@@ -85,7 +85,7 @@ def code_plane(
     encode, plane, reference, second, has_reference, residual, residual_reference, final, final_reference,
     rows, columns, max_value, n_taps,
     covariance, samples, fill, w_ols, w_pixel, w_residual, bias, mean_error, count,
-    mix_a, mix_b, mix_c, final_mix, apm_node, apm_value, apm_level, flat, level_of, work, taps, around, lanes, classes, inputs, lines, buffer, registers,
+    mix_a, mix_b, mix_c, final_mix, apm_value, apm_level, flat, level_of, work, taps, around, lanes, classes, inputs, lines, buffer, registers,
 ):  # fmt: skip
     stride = np.int64(columns + 2 * PAD)
     acc = registers[0]
@@ -212,6 +212,8 @@ def code_plane(
             qb = 4 * (q1 >> 1) + (q2 >> 1)
             level = np.int64(level_of[U((blend + 8) >> 4)])
             # --- the sample, decision by decision
+            fill[1] += 1
+            rate = RATE + max(0, RATE - (fill[1] >> 10))
             sigma = (737 * (m + 82)) >> 10
             value = np.int64(plane[U(o)])
             lo = np.int64(0)
@@ -223,7 +225,6 @@ def code_plane(
             ib = np.int64(0)
             ic = np.int64(0)
             im = np.int64(0)
-            ja = np.int64(0)
             jb = np.int64(0)
             jc = np.int64(0)
             sa = np.int64(0)
@@ -261,7 +262,6 @@ def code_plane(
                     im = (node * QA + qa) * 3
                     sa, sb, sc, sm = mix(inputs, mix_a, mix_b, mix_c, final_mix, ia, ib, ic, im)
                     place = (clamp(sm, -2047, 2047) + 2048) * 32
-                    pa, ja = refined(apm_node, node, place)
                     pb, jb = refined(apm_value, (bnd << 12) >> value_shift, place)
                     pc, jc = refined(apm_level, node * LEVELS + level, place)
                     p = clamp((2 * squash(sm) + 3 * pb + 3 * pc + 4) >> 3, 1, 65535)
@@ -281,8 +281,7 @@ def code_plane(
                     hi = bnd
                 if node >= 0:
                     heap = 2 * heap + bit
-                    learn(inputs, mix_a, mix_b, mix_c, final_mix, ia, ib, ic, im, sa, sb, sc, sm, bit)
-                    refine(apm_node, ja, bit)
+                    learn(inputs, mix_a, mix_b, mix_c, final_mix, ia, ib, ic, im, sa, sb, sc, sm, bit, rate)
                     refine(apm_value, jb, bit)
                     refine(apm_level, jc, bit)
                     lane_narrow(lanes, bit)
@@ -304,9 +303,10 @@ def code_plane(
             residual[U(o)] = np.int32(v4 - base)
             if abs(d) < 3 * (m >> 8) + 16:
                 bias[U(bc)] += np.int32(20 * d)
-            gain = F(v4 - p1) * F(0.1 / 16.0) / (norm_pixel + F(58.125))
+            cl = 4 * ((m + 82) >> 8) + 16
+            gain = F(clamp(v4 - p1, -cl, cl)) * F(0.1 / 16.0) / (norm_pixel + F(58.125))
             adapt_taps(taps, w_pixel, base_level, gain)
-            gain = F(v4 - p2) * F(0.02) / (norm_residual + F(207360.0))
+            gain = F(clamp(v4 - p2, -cl, cl)) * F(0.02) / (norm_residual + F(207360.0))
             adapt_taps(around, w_residual, zero32, gain)
             if (x + 3 * y) & 3 == 0:
                 e = (

@@ -88,7 +88,7 @@ def lane_energies(  # type: ignore[no-untyped-def]
     return signature, generate
 
 
-BLEND_MASK = [1.0, 1.0, 1.0, 0.0, 1.0, 0.0, 0.0, 0.0]
+BLEND_MASK = [0.5, 1.0, 1.0, 0.0, 0.5, 1.0, 0.0, 0.0]
 
 
 @intrinsic

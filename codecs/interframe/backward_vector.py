@@ -24,7 +24,7 @@ class Vector:
     def __init__(self, builder: Any, value: Any) -> None:
         self.builder = builder
         self.value = value
-        self.is_float = value.type.element == F32
+        self.is_float = value.type.element != I32
 
     def _lift(self, other: Any) -> Any:
         if isinstance(other, Vector):
