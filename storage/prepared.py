@@ -27,8 +27,9 @@ class PreparedFiles:
     The lock (flock) tells other processes that somebody still writes them.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, durable: bool = True) -> None:
         self._folder = folder
+        self._durable = durable
         self._lock = threading.Lock()
         self._ready: deque[tuple[str, int]] = deque()
         self._batch = 1
@@ -63,7 +64,8 @@ class PreparedFiles:
                 flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
                 made.append((name, os.open(self._path(name), flags, 0o640)))
                 fcntl.flock(made[-1][1], fcntl.LOCK_EX | fcntl.LOCK_NB)
-            flush_folder(self._folder)
+            if self._durable:
+                flush_folder(self._folder)
         except BaseException:
             for name, fd in made:
                 self._remove(name, fd)
