@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dcmpress.storage.archive import WANTED, Archive
 from dcmpress.storage.blob import BlobInstance
-from dcmpress.storage.catalog.settling import BlobFacts
+from dcmpress.storage.catalog.settling import BlobFacts, requested_codec
 from dcmpress.storage.errors import DamagedError
 from dcmpress.storage.join import InstanceReader
 from dcmpress.storage.leading import read_leading
@@ -60,6 +60,7 @@ def _adopt(archive: Archive, name: str, path: Path) -> int:
             codec=codec,
             format_version=main.format_version if main else 1,
             parameters=main.parameters if main else {},
+            requested=requested_codec(codec, main.parameters if main else {}),
         )
         instances = []
         for number, instance in enumerate(index.instances):

@@ -59,6 +59,7 @@ class PixelFormat:
         """View the bytes of n frames as (n, rows, columns) or (n, rows, columns, samples); a copy only
         if the byte order is not this machine's."""
         stored = np.frombuffer(data, dtype=self.dtype)
+        frames: NDArray[Any]
         if self.samples == 1:
             frames = stored.reshape(-1, self.rows, self.columns)
         elif self.by_plane:

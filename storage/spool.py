@@ -80,11 +80,14 @@ class Spool:
         Created if absent.
     reserve : int
         Free bytes that must remain on its file system; a new file is refused under that.
+    durable : bool
+        False for a scratch folder, whose files need not survive anything.
     """
 
-    def __init__(self, folder: Path, reserve: int = 0) -> None:
+    def __init__(self, folder: Path, reserve: int = 0, *, durable: bool = True) -> None:
         self.folder = folder
         self.reserve = reserve
+        self.durable = durable
         folder.mkdir(parents=True, exist_ok=True)
         self._flusher = _FolderFlusher(folder)
 
@@ -213,15 +216,17 @@ class SpoolWriter:
         """SHA-256 of what has been written so far."""
         return self._hash.digest()
 
-    def finish(self) -> SpoolEntry:
+    def finish(self, received_at: datetime | None = None) -> SpoolEntry:
         """Make the file whole and safe from a power cut; return its entry.
+
+        `received_at` is now, unless these bytes were received before (a re-compression).
 
         Raises
         ------
         NoSpaceError
             If the disk is full; the writer is then still to be abandoned.
         """
-        received_at = datetime.now(UTC)
+        received_at = received_at or datetime.now(UTC)
         proof = _PROOF.pack(
             _MAGIC,
             len(self._header),
@@ -234,9 +239,11 @@ class SpoolWriter:
         )
         try:
             os.pwrite(self._fd, proof + _CRC.pack(zlib.crc32(proof)), 0)
-            os.fsync(self._fd)
+            if self._spool.durable:
+                os.fsync(self._fd)
             self._part.rename(self._spool.path(self.name))
-            self._spool._flusher.flush()
+            if self._spool.durable:
+                self._spool._flusher.flush()
         except OSError as error:
             raise _translated(error) from error
         finally:

@@ -178,6 +178,10 @@ class Blob(Base):
     parameters: Mapped[str]
     """Effort and whatever else the codec was given, as JSON."""
     format_version: Mapped[int]
+    requested: Mapped[str]
+    """The codec that the rule wanted, with its parameters, as JSON; not always the one that was kept."""
+    fallback: Mapped[str | None]
+    """Why some of the frames were not kept as that codec made them."""
 
 
 class Instance(Base):
