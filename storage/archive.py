@@ -236,6 +236,7 @@ class Archive:
                 recovered.dropped += 1
             except Exception as error:  # one bad file must not keep the node from starting
                 recovered.problems[name] = str(error)
+        self.catalog.settling.mark_lost(known - present)
         for name in sorted(known - present):
             recovered.problems[name] = "the catalog relies on this spool file, but it is gone"
         return recovered

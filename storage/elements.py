@@ -205,10 +205,3 @@ def inflate(data: Buffer, limit: int) -> bytes:
         return zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, limit)
     except zlib.error as error:
         raise MalformedError(f"not a deflate stream: {error}") from None
-
-
-def deflate(data: Buffer) -> bytes:
-    """Return an explicit VR little endian data set deflated (raw deflate, padded to even length)."""
-    packer = zlib.compressobj(wbits=-zlib.MAX_WBITS)
-    packed = packer.compress(data) + packer.flush()
-    return packed + b"\0" * (len(packed) % 2)
