@@ -5,9 +5,11 @@ handed over before SHA-256 confirms that they are what was received.
 import hashlib
 import os
 import tempfile
+import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -95,29 +97,33 @@ class Retriever:
         Closing the iterator gives up what is still being decoded.
         """
         waiting: deque[Future[list[Outgoing | Failed]]] = deque()
-        batches = iter(_batches(located))
+        readers = _Readers(self._blobs)
+        batches = _batches(located, readers)
         try:
             while True:
                 while len(waiting) <= AHEAD and (batch := next(batches, None)) is not None:
-                    waiting.append(self._pool.submit(self._read_batch, batch, choose))
+                    waiting.append(self._pool.submit(self._read_batch, batch, choose, readers))
                 if not waiting:
                     return
                 yield from waiting.popleft().result()
         finally:
             for future in waiting:
                 future.cancel()
+            readers.close()
 
-    def _read_batch(self, batch: list[Located], choose: ChooseSyntax) -> list[Outgoing | Failed]:
-        readers: dict[str, InstanceReader] = {}
-        try:
-            return [self._read(item, choose, readers) for item in batch]
-        finally:
-            for reader in readers.values():
-                reader.close()
+    def _read_batch(
+        self, batch: list[Located], choose: ChooseSyntax, readers: "_Readers"
+    ) -> list[Outgoing | Failed]:
+        with readers.lent() as lent:
+            try:
+                name = batch[0].blob_name
+                if name is not None and len(batch) > 1:
+                    lent(name).load_for([item.blob_index for item in batch if item.blob_index is not None])
+            except (StorageError, OSError):
+                pass  # each instance says for itself what is wrong with it
+            return [self._read(item, choose, lent) for item in batch]
 
-    def _read(
-        self, item: Located, choose: ChooseSyntax, readers: dict[str, InstanceReader]
-    ) -> Outgoing | Failed:
+    def _read(self, item: Located, choose: ChooseSyntax, readers: "_Lend") -> Outgoing | Failed:
         try:
             target = choose(item)
             if target is None:
@@ -136,16 +142,14 @@ class Retriever:
         except OSError as error:
             return Failed(item, DamagedError(f"cannot be read: {error}"))
 
-    def _exact(self, item: Located, readers: dict[str, InstanceReader]) -> Outgoing:
+    def _exact(self, item: Located, readers: "_Lend") -> Outgoing:
         if item.damaged:
             raise DamagedError(f"{item.sop_instance_uid} is known to be damaged")
         if item.spool_name is not None:
             return self._from_spool(item)
         if item.blob_name is None or item.blob_index is None:
             raise MissingError(f"{item.sop_instance_uid} is neither in the spool nor in a blob")
-        if item.blob_name not in readers:
-            readers[item.blob_name] = InstanceReader(self._blobs.path(item.blob_name))
-        return self._confirm(item, readers[item.blob_name].pieces(item.blob_index))
+        return self._confirm(item, readers(item.blob_name).pieces(item.blob_index))
 
     def _from_spool(self, item: Located) -> Outgoing:
         assert item.spool_name is not None
@@ -196,15 +200,81 @@ class Retriever:
         return Outgoing(item, target, len(data), data)
 
 
-def _batches(located: Sequence[Located]) -> Iterator[list[Located]]:
-    """Cut into runs of one blob (or of spool files) of about BATCH_BYTES."""
+_Lend = Callable[[str], InstanceReader]
+"""Blob name -> its reader, until the task ends."""
+
+
+class _Readers:
+    """The blob readers of one retrieval, lent to one task at a time: an index is parsed once per thread."""
+
+    def __init__(self, blobs: FolderBlobStore) -> None:
+        self._blobs = blobs
+        self._lock = threading.Lock()
+        self._free: dict[str, list[InstanceReader]] = {}
+        self._closed = False
+
+    @contextmanager
+    def lent(self) -> Iterator[_Lend]:
+        """Lend readers, each from the first call with its blob's name to the end of the context."""
+        used: dict[str, InstanceReader] = {}
+
+        def lend(name: str) -> InstanceReader:
+            if name not in used:
+                with self._lock:
+                    free = self._free.get(name)
+                    reader = free.pop() if free else None
+                used[name] = reader or InstanceReader(self._blobs.path(name))
+            return used[name]
+
+        try:
+            yield lend
+        finally:
+            with self._lock:
+                # The next batch is of the same blob or of another; readers of earlier ones are done.
+                done = [reader for name in self._free.keys() - used.keys() for reader in self._free.pop(name)]
+                for name, reader in used.items():
+                    reader.forget_segments()
+                    (done if self._closed else self._free.setdefault(name, [])).append(reader)
+            for reader in done:
+                reader.close()
+
+    def close(self) -> None:
+        """Close all readers; one that is still lent when it comes back."""
+        with self._lock:
+            self._closed = True
+            free, self._free = self._free, {}
+        for reader in [reader for readers in free.values() for reader in readers]:
+            reader.close()
+
+
+def _batches(located: Sequence[Located], readers: _Readers) -> Iterator[list[Located]]:
+    """Cut into tasks: instances of one blob whose frames lie in the same segments, or spool files.
+
+    A cut between segments lets each be decoded once. Where the segments allow no cut, a task holds at most
+    four times BATCH_BYTES.
+    """
     batch: list[Located] = []
     size = 0
+    segments: set[int] = set()
     for item in located:
-        if batch and (size + item.size > BATCH_BYTES or item.blob_name != batch[0].blob_name):
+        found = _segments_of(item, readers)
+        apart = size + item.size > (BATCH_BYTES if segments.isdisjoint(found) else 4 * BATCH_BYTES)
+        if batch and (apart or item.blob_name != batch[0].blob_name):
             yield batch
-            batch, size = [], 0
+            batch, size, segments = [], 0, set()
         batch.append(item)
         size += item.size
+        segments.update(found)
     if batch:
         yield batch
+
+
+def _segments_of(item: Located, readers: _Readers) -> Sequence[int]:
+    """Return the segments that hold frames of an instance; none if that cannot be told."""
+    if item.blob_name is None or item.blob_index is None:
+        return ()
+    try:
+        with readers.lent() as lent:
+            return lent(item.blob_name).segments_of(item.blob_index)
+    except (StorageError, OSError, IndexError):
+        return ()  # reading the instance will say what is wrong
