@@ -74,9 +74,10 @@ def _ingest(
     repeats: int,
     kinds: Sequence[type[Server]] = (Dcmpress, Orthanc, Dcmqrscp),
 ) -> list[Run]:
+    warm_up = workloads.ct_series(20)
     with _servers(folder, kinds) as servers:
         for server in servers:
-            store(server, instances[:20] if len(instances) > 20 else [], _WARM_UP, 1)
+            store(server, warm_up, _WARM_UP)
         before = {server.name: server.disk_bytes() for server in servers}
 
         def measure(server: Server, repeat: int) -> Cost:

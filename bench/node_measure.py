@@ -4,10 +4,12 @@ import multiprocessing
 import subprocess
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing.synchronize import Barrier
 from statistics import median
+from threading import BrokenBarrierError
 from typing import Any
 
 from bench.node_client import (
@@ -66,7 +68,8 @@ def store(server: Server, instances: Sequence[Instance], token: int | None, asso
     ]
     for sender in senders:
         sender.start()
-    barrier.wait(120)
+    with suppress(BrokenBarrierError):  # the queue tells why
+        barrier.wait(120)
     cpu, own, started = server.cpu_seconds(), server.own_cpu_seconds(), time.perf_counter()
     problems = [queue.get(timeout=900) for _ in senders]
     seconds = time.perf_counter() - started
@@ -96,8 +99,8 @@ def _send(port: int, ae_title: str, instances: Sequence[Instance], barrier: Barr
         queue.put("")
         client.release()
     except Exception as error:
-        barrier.abort()
         queue.put(repr(error))
+        barrier.abort()
 
 
 def get_series(server: Server, sop_class_uid: str, token: int) -> Cost:
