@@ -87,6 +87,7 @@ class Archive:
     def close(self) -> None:
         """Let go of everything."""
         self.retriever.close()
+        self.spool.close()
         self.catalog.close()
 
     # On the way in
