@@ -3,8 +3,8 @@
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 from dcmpress.storage.archive import LARGEST_LEADING, WANTED, Archive
 from dcmpress.storage.elements import EXPLICIT_VR_LITTLE_ENDIAN
@@ -85,7 +85,7 @@ def import_file(archive: Archive, path: Path, sender: Sender) -> Imported:
     return Imported(path, size, receipt.outcome, note or receipt.problem)
 
 
-def _identified(meta: FileMeta | None, file: BinaryIO, offset: int) -> tuple[FileMeta | None, str]:
+def _identified(meta: FileMeta | None, file: BufferedReader, offset: int) -> tuple[FileMeta | None, str]:
     """Return the file meta with the UIDs that the data set itself names, and what was odd."""
     file.seek(offset)
     data = file.read(LEADING_WINDOW)
@@ -108,6 +108,6 @@ def _identified(meta: FileMeta | None, file: BinaryIO, offset: int) -> tuple[Fil
     return FileMeta(sop_class, sop_instance, syntax, source, "", receiving), note
 
 
-def _digest(file: BinaryIO, offset: int) -> bytes:
+def _digest(file: BufferedReader, offset: int) -> bytes:
     file.seek(offset)
     return hashlib.file_digest(file, "sha256").digest()
