@@ -42,6 +42,7 @@ from dcmpress.scp.find import retrieve_query
 from dcmpress.scp.identifier import IdentifierError
 from dcmpress.scp.log import logger
 from dcmpress.scp.negotiation import Context
+from dcmpress.scp.query import explain
 from dcmpress.scp.settings import Peer, ScpSettings
 from dcmpress.scp.status import (
     CANCEL,
@@ -410,11 +411,14 @@ def _locate(
         )
         return archive.locate(query)
     except (IdentifierError, StorageError) as error:
-        status = error.status if isinstance(error, IdentifierError) else UNABLE_TO_PROCESS
-        response = response_to(command, status)
-        response[ERROR_COMMENT] = str(error)[:COMMENT_LENGTH]
+        response = response_to(command, UNABLE_TO_PROCESS)
+        if isinstance(error, IdentifierError):
+            response[STATUS] = error.status
+            explain(response, error)
+        else:
+            response[ERROR_COMMENT] = str(error)[:COMMENT_LENGTH]
+            logger.error("retrieve fails", problem=str(error))
         association.send(context, response)
-        logger.warning("retrieve refused", status=f"{status:04X}", problem=str(error))
         return None
 
 
