@@ -4,7 +4,6 @@ Instances go out byte for byte as they are stored wherever the receiver takes th
 cannot be read, converted or delivered is counted as failed and listed by its UID; the rest goes on.
 """
 
-import struct
 from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -39,7 +38,7 @@ from dcmpress.scp.commands import (
 )
 from dcmpress.scp.errors import NetworkError, ProtocolError
 from dcmpress.scp.find import retrieve_query
-from dcmpress.scp.identifier import IdentifierError
+from dcmpress.scp.identifier import IdentifierError, encode_failed_list
 from dcmpress.scp.log import logger
 from dcmpress.scp.negotiation import Context
 from dcmpress.scp.query import explain
@@ -58,7 +57,6 @@ from dcmpress.scp.status import (
 from dcmpress.scp.upper_layer import UpperLayer
 from dcmpress.storage.archive import Archive
 from dcmpress.storage.catalog.search import Located
-from dcmpress.storage.elements import DEFLATED_SYNTAXES, deflate, encoding_of
 from dcmpress.storage.errors import StorageError
 from dcmpress.storage.retrieve import Failed, Outgoing
 from dcmpress.storage.transcode import TARGETS, choose
@@ -151,7 +149,7 @@ class _Retrieval:
         data_set = None
         if progress.failed_uids and status != SUCCESS:
             response[COMMAND_DATA_SET_TYPE] = DATA_SET_FOLLOWS
-            data_set = [_failed_list(progress.failed_uids, self.context.transfer_syntax)]
+            data_set = [encode_failed_list(progress.failed_uids, self.context.transfer_syntax)]
         self.association.send(self.context, response, data_set)
         event = logger.info if status in (SUCCESS, CANCEL) else logger.warning
         event(
@@ -375,24 +373,6 @@ def _by_association(located: Sequence[Located]) -> Iterator[list[Located]]:
         used += needed
     for part in parts:
         yield [item for item in located if item.sop_class_uid in part]
-
-
-def _failed_list(uids: list[str], transfer_syntax_uid: str) -> bytes:
-    """Return a data set with (0008,0058) Failed SOP Instance UID List only, as long as its VR allows."""
-    value = b""
-    for uid in uids:
-        joined = value + (b"\\" if value else b"") + uid.encode("ascii", "replace")
-        if len(joined) > LARGEST_COUNT - 1:
-            break  # explicit VR gives UI a 16-bit length; the count tells that there are more
-        value = joined
-    value += b"\0" * (len(value) % 2)
-    encoding = encoding_of(transfer_syntax_uid)
-    order = "<" if encoding.little_endian else ">"
-    if encoding.explicit:
-        encoded = struct.pack(order + "HH2sH", 0x0008, 0x0058, b"UI", len(value)) + value
-    else:
-        encoded = struct.pack(order + "HHI", 0x0008, 0x0058, len(value)) + value
-    return deflate(encoded) if transfer_syntax_uid in DEFLATED_SYNTAXES else encoded
 
 
 def _log_failed(item: Failed) -> None:

@@ -79,8 +79,6 @@ class Archive:
         self.spool = Spool(settings.root / "spool", settings.reserve)
         self.blobs = FolderBlobStore(settings.blob_folder or settings.root / "blobs")
         self.catalog = Catalog.open(settings.catalog_url or f"sqlite:///{settings.root / 'catalog.sqlite'}")
-        self.on_received: Callable[[], None] = lambda: None
-        """Called after each commit, so that a pipeline in this process need not poll."""
 
         self.retriever = Retriever(
             self.spool, self.blobs, settings.root / "tmp", self.catalog.current_version
@@ -127,9 +125,7 @@ class Archive:
         if leading.problem and self.settings.on_unreadable == "refuse":
             raise MalformedError(leading.problem)
         entry = writer.finish()
-        receipt = self._record(entry, leading)
-        self.on_received()
-        return receipt
+        return self._record(entry, leading)
 
     def _record(self, entry: SpoolEntry, leading: Leading) -> Receipt:
         try:
@@ -239,6 +235,7 @@ class Archive:
                 recovered.dropped += 1
             except Exception as error:  # one bad file must not keep the node from starting
                 recovered.problems[name] = str(error)
+        self.catalog.settling.mark_lost(known - present)
         for name in sorted(known - present):
             recovered.problems[name] = "the catalog relies on this spool file, but it is gone"
         return recovered

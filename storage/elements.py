@@ -134,8 +134,13 @@ class _Reader:
         return at
 
 
-def iterate(data: Buffer, encoding: Encoding, start: int = 0) -> Iterator[Element]:
+def iterate(
+    data: Buffer, encoding: Encoding, start: int = 0, *, until: int | None = None
+) -> Iterator[Element]:
     """Yield the top-level elements of the encoded data set `data`, in the order they stand there.
+
+    With `until`, end before the first element with a greater tag, whole or not; one that stands out of
+    order, with a smaller tag than its predecessor, does not count.
 
     Raises
     ------
@@ -145,8 +150,12 @@ def iterate(data: Buffer, encoding: Encoding, start: int = 0) -> Iterator[Elemen
     """
     reader = _Reader(data, encoding)
     at = start
+    previous = 0
     while at < reader.size:
         tag, vr, value, length = reader.header(at)
+        if until is not None and tag > until and tag >= previous:
+            return
+        previous = tag
         if length == UNDEFINED:
             end = reader.end_of_undefined(tag, vr, value)
         else:
@@ -196,10 +205,3 @@ def inflate(data: Buffer, limit: int) -> bytes:
         return zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, limit)
     except zlib.error as error:
         raise MalformedError(f"not a deflate stream: {error}") from None
-
-
-def deflate(data: Buffer) -> bytes:
-    """Return an explicit VR little endian data set deflated (raw deflate, padded to even length)."""
-    packer = zlib.compressobj(wbits=-zlib.MAX_WBITS)
-    packed = packer.compress(data) + packer.flush()
-    return packed + b"\0" * (len(packed) % 2)

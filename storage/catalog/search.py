@@ -55,6 +55,8 @@ class Located:
     sha256: bytes
     received_at: datetime
     calling_ae: str
+    called_ae: str
+    remote_host: str
     current: bool
     """Whether this is the version that is found and served."""
     damaged: bool
@@ -76,6 +78,8 @@ _LOCATED = (
         _INSTANCE.c.sha256,
         _INSTANCE.c.received_at,
         _INSTANCE.c.calling_ae,
+        _INSTANCE.c.called_ae,
+        _INSTANCE.c.remote_host,
         _INSTANCE.c.current,
         _INSTANCE.c.damaged,
         _INSTANCE.c.spool_name,
@@ -190,8 +194,7 @@ def _matching_keys(database: Database, query: Query) -> "array[int]":
     pieces = list(_pieces(query))
     with database.reading() as connection:
         for piece in pieces:
-            result = connection.execution_options(yield_per=5000).execute(keys_statement(piece))
-            for rows in result.partitions():
+            for rows in connection.execute(keys_statement(piece)).partitions(5000):
                 keys.extend(row[0] for row in rows)
     if len(pieces) > 1:
         end = None if query.limit is None else query.offset + query.limit

@@ -33,6 +33,8 @@ class Statistics:
     spool_bytes: int
     needs_attention: int
     damaged: int
+    fallbacks: int
+    """Blobs of which some frames were not kept as the requested codec made them."""
     by_modality: dict[str, Share]
     """"" stands for instances without a modality."""
     by_codec: dict[str, Share]
@@ -45,47 +47,39 @@ _STORED = case(
     else_=0.0,
 )
 _BY_MODALITY = (
-    select(
-        func.coalesce(Series.modality, "").label("name"),
-        func.count(),
-        func.sum(Instance.size),
-        func.sum(_STORED),
-    )
+    select(Series.modality, func.count(), func.sum(Instance.size), func.sum(_STORED))
     .select_from(Instance)
     .join(Series, Series.pk == Instance.series_pk)
     .outerjoin(Blob, Blob.pk == Instance.blob_pk)
     .where(~Instance.replaced)
-    .group_by(func.coalesce(Series.modality, ""))
+    .group_by(Series.modality)
 )
 _BY_CODEC = (
-    select(
-        func.coalesce(Blob.codec, "spool").label("name"),
-        func.count(),
-        func.sum(Instance.size),
-        func.sum(_STORED),
-    )
+    select(Blob.codec, func.count(), func.sum(Instance.size), func.sum(_STORED))
     .select_from(Instance)
     .outerjoin(Blob, Blob.pk == Instance.blob_pk)
     .where(~Instance.replaced)
-    .group_by(func.coalesce(Blob.codec, "spool"))
+    .group_by(Blob.codec)
 )
 _BLOB_BYTES = select(func.coalesce(func.sum(Blob.size), 0)).where(Blob.state == "stored")
 _SPOOL = select(func.count(), func.coalesce(func.sum(Instance.size), 0)).where(
     Instance.spool_name.is_not(None)
 )
 _ATTENTION = select(func.count()).where(Instance.needs_attention.is_not(None))
+_FALLBACKS = select(func.count()).where(Blob.state == "stored", Blob.fallback.is_not(None))
 _DAMAGED = select(func.count()).where(Instance.damaged)
 
 
 def gather(database: Database) -> Statistics:
     """Count what the catalog in `database` lists; reads every instance row once or twice."""
     with database.reading() as connection:
-        by_modality = _shares(connection.execute(_BY_MODALITY))
-        by_codec = _shares(connection.execute(_BY_CODEC))
+        by_modality = _shares(connection.execute(_BY_MODALITY), without="")
+        by_codec = _shares(connection.execute(_BY_CODEC), without="spool")
         spool_instances, spool_bytes = connection.execute(_SPOOL).one()
         blob_bytes = connection.execute(_BLOB_BYTES).scalar_one()
         attention = connection.execute(_ATTENTION).scalar_one()
         damaged = connection.execute(_DAMAGED).scalar_one()
+        fallbacks = connection.execute(_FALLBACKS).scalar_one()
     return Statistics(
         instances=sum(share.instances for share in by_modality.values()),
         raw_bytes=sum(share.raw_bytes for share in by_modality.values()),
@@ -94,10 +88,11 @@ def gather(database: Database) -> Statistics:
         spool_bytes=int(spool_bytes),
         needs_attention=attention,
         damaged=damaged,
+        fallbacks=fallbacks,
         by_modality=by_modality,
         by_codec=by_codec,
     )
 
 
-def _shares(rows: Any) -> dict[str, Share]:
-    return {name: Share(n, int(raw), round(stored)) for name, n, raw, stored in rows}
+def _shares(rows: Any, without: str) -> dict[str, Share]:
+    return {name or without: Share(n, int(raw), round(stored)) for name, n, raw, stored in rows}

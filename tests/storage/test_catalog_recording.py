@@ -14,12 +14,12 @@ from dcmpress.storage.catalog.catalog import Catalog
 from dcmpress.storage.catalog.query import Query
 from dcmpress.storage.catalog.recording import Outcome
 from dcmpress.storage.catalog.settling import BlobFacts
-from tests.storage.catalog_entries import EPOCH, enter, received
+from tests.storage.catalog_entries import EPOCH, enter, new_catalog_url, received
 
 
 @pytest.fixture
 def url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path / 'catalog.db'}"
+    return new_catalog_url(tmp_path)
 
 
 @pytest.fixture
@@ -140,6 +140,15 @@ def test_an_equal_data_set_heals_a_damaged_one(catalog: Catalog) -> None:
     assert (located.spool_name, located.blob_name, located.damaged) == ("b", None, False)
 
 
+def test_an_equal_data_set_heals_one_whose_spool_file_is_gone(catalog: Catalog) -> None:
+    enter(catalog, "1.2", spool_name="a")
+    enter(catalog, "1.3", spool_name="b")
+    catalog.settling.mark_lost(["a", "unheard of"])
+    assert [located.damaged for located in catalog.locate(Query(Level.IMAGE))] == [True, False]
+    assert enter(catalog, "1.2", spool_name="c", second=1).outcome is Outcome.HEALED
+    assert catalog.settling.spool_names() == {"b", "c"}
+
+
 def test_healing_hands_back_a_damaged_spool_file(catalog: Catalog) -> None:
     pk = enter(catalog, "1.2", spool_name="a").instance_pk
     catalog.settling.mark_damaged([pk], "checksum")
@@ -148,7 +157,7 @@ def test_healing_hands_back_a_damaged_spool_file(catalog: Catalog) -> None:
 
 
 def test_missing_uids_get_placeholders_that_stay_the_same(catalog: Catalog, tmp_path: Path) -> None:
-    other = Catalog.open(f"sqlite:///{tmp_path / 'rebuilt.db'}")
+    other = Catalog.open(new_catalog_url(tmp_path / "other"))
     places = []
     for target in (catalog, other):
         enter(target, "1.2", StudyInstanceUID="", SeriesInstanceUID="")

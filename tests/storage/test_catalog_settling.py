@@ -13,7 +13,7 @@ from dcmpress.storage.catalog.query import Query
 from dcmpress.storage.catalog.recording import Outcome
 from dcmpress.storage.catalog.settling import BlobFacts
 from dcmpress.storage.catalog.statistics import Share
-from tests.storage.catalog_entries import EPOCH, enter, received
+from tests.storage.catalog_entries import EPOCH, enter, new_catalog_url, received
 
 FACTS = BlobFacts(
     size=300,
@@ -27,7 +27,7 @@ FACTS = BlobFacts(
 
 @pytest.fixture
 def catalog(tmp_path: Path) -> Iterator[Catalog]:
-    catalog = Catalog.open(f"sqlite:///{tmp_path / 'catalog.db'}")
+    catalog = Catalog.open(new_catalog_url(tmp_path))
     yield catalog
     catalog.close()
 
