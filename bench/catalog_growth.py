@@ -84,6 +84,8 @@ def _blob() -> dict[str, Any]:
         "codec": "store",
         "parameters": "{}",
         "format_version": 1,
+        "requested": "",
+        "fallback": None,
     }
 
 

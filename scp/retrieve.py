@@ -235,14 +235,15 @@ def _move_part(
             if not retrieval.go_on():
                 break
         outward.release()
+        outward = None
     except _DestinationError as error:
         logger.warning("destination fails", destination=destination.ae_title, problem=str(error))
         for uid in waiting:
             retrieval.progress.count(uid, UNABLE_TO_PROCESS)
         return str(error)
     finally:
-        if outward is not None:
-            outward.layer.close()
+        if outward is not None:  # it failed, or the requestor went away
+            outward.abort()
     return ""
 
 

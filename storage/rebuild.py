@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from dcmpress.storage.archive import WANTED, Archive
-from dcmpress.storage.blob import BlobInstance
-from dcmpress.storage.catalog.settling import BlobFacts
+from dcmpress.storage.archive import LARGEST_LEADING, WANTED, Archive
+from dcmpress.storage.blob_index import BlobInstance
+from dcmpress.storage.catalog.settling import BlobFacts, requested_codec
 from dcmpress.storage.errors import DamagedError
 from dcmpress.storage.join import InstanceReader
 from dcmpress.storage.leading import read_leading
@@ -60,11 +60,13 @@ def _adopt(archive: Archive, name: str, path: Path) -> int:
             codec=codec,
             format_version=main.format_version if main else 1,
             parameters=main.parameters if main else {},
+            requested=requested_codec(codec, main.parameters if main else {}),
         )
         instances = []
         for number, instance in enumerate(index.instances):
-            head = bytes(next(iter(reader.pieces(number))))
-            leading = read_leading(head, instance.transfer_syntax_uid, WANTED)
+            leading = read_leading(
+                reader.beginning(number, LARGEST_LEADING), instance.transfer_syntax_uid, WANTED
+            )
             instances.append((_received(instance), leading.attributes, number))
         archive.catalog.settling.adopt_blob(name, facts, instances, datetime.fromisoformat(index.created_at))
         return len(instances)

@@ -38,6 +38,8 @@ from dcmpress.codecs.stream import read_stream, write_stream
 MAGIC = b"DCIF"
 CHAIN = 16
 """Without references: a frame in so many is coded without any, so that access stays random."""
+MAX_THREADS = os.cpu_count() or 1
+"""Cores that one call may use when there is much to do."""
 SECTION_SAMPLES = 1 << 20
 STRIPE_SAMPLES = 1 << 22
 _STORED, _FORWARD, _BACKWARD = 0, 1, 2
@@ -108,7 +110,7 @@ def _backward() -> Any:
 
 def _run(jobs: list[Job], n_samples: int) -> list[Any]:
     """Run the jobs, on several cores if there is enough to do, and return their results in order."""
-    workers = min(len(jobs), os.cpu_count() or 1)
+    workers = min(len(jobs), MAX_THREADS)
     if n_samples < STRIPE_SAMPLES or workers < 2:
         return [job() for job in jobs]
     with ThreadPoolExecutor(workers) as pool:
@@ -359,7 +361,9 @@ def _decode_job(
                     components[c] = components[c] + np.uint16(offset & 0xFFFF)
                 else:
                     components[c] = components[c].astype(np.int64) + offset
-            frames_from([c[np.newaxis] for c in components], transform, out[t : t + 1, part.top : part.bottom])
+            frames_from(
+                [c[np.newaxis] for c in components], transform, out[t : t + 1, part.top : part.bottom]
+            )
 
     return job
 
@@ -369,8 +373,6 @@ def _decode_planes(
 ) -> dict[int, Array]:
     n, rows, columns = part.shape
     if core == _BACKWARD:
-        planes = _backward().decode_planes(
-            blob, n, rows, columns, max_value, part.references, select[-1] + 1
-        )
+        planes = _backward().decode_planes(blob, n, rows, columns, max_value, part.references, select[-1] + 1)
         return {k: planes[k] for k in select}
     return forward.decode_planes(blob, n, rows, columns, max_value, part.references, part.shifts, select)

@@ -79,7 +79,7 @@ class Patient(Base):
 
     pk: Mapped[int] = mapped_column(PRIMARY_KEY, primary_key=True)
     identity: Mapped[str] = mapped_column(unique=True)
-    """Patient ID and its issuer; where the id is empty also name and birth date (`recording.identity_of`)."""
+    """Patient ID and its issuer; where the id is empty also name and birth date (`entering.identity_of`)."""
     patient_name: Mapped[str | None]
     patient_id: Mapped[str | None] = mapped_column(index=True)
     issuer_of_patient_id: Mapped[str | None]
@@ -178,6 +178,10 @@ class Blob(Base):
     parameters: Mapped[str]
     """Effort and whatever else the codec was given, as JSON."""
     format_version: Mapped[int]
+    requested: Mapped[str]
+    """The codec that the rule wanted, with its parameters, as JSON; not always the one that was kept."""
+    fallback: Mapped[str | None]
+    """Why some of the frames were not kept as that codec made them."""
 
 
 class Instance(Base):

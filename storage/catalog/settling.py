@@ -40,6 +40,18 @@ class SpooledSeries:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredSeries:
+    """A series of which instances lie in blobs that another codec was asked for."""
+
+    series_pk: int
+    modality: str
+    manufacturer: str
+    n_instances: int
+    size: int
+    """Bytes of the data sets in those blobs."""
+
+
+@dataclass(frozen=True, slots=True)
 class SpooledInstance:
     """An instance in the spool."""
 
@@ -69,6 +81,10 @@ class BlobFacts:
     format_version: int
     parameters: Mapping[str, Any] = field(default_factory=dict)
     """Effort and whatever else the codec was given; JSON."""
+    requested: str = ""
+    """What the rule wanted, see `requested_codec`."""
+    fallback: str | None = None
+    """Why some of the frames were not kept as that codec made them."""
 
     def columns(self) -> dict[str, Any]:
         """Return them as columns of the blob's row."""
@@ -79,7 +95,14 @@ class BlobFacts:
             "codec": self.codec,
             "format_version": self.format_version,
             "parameters": json.dumps(dict(self.parameters), sort_keys=True),
+            "requested": self.requested,
+            "fallback": self.fallback,
         }
+
+
+def requested_codec(codec: str, parameters: Mapping[str, Any]) -> str:
+    """Return a codec and its parameters as the catalog keeps and compares them: JSON, keys sorted."""
+    return json.dumps({"codec": codec, "parameters": dict(parameters)}, sort_keys=True)
 
 
 _NOT_YET = BlobFacts(0, 0, 0, "", 0)
@@ -128,6 +151,32 @@ _SPOOLED_IN = (
     .where(Instance.series_pk == bindparam("series_pk"), Instance.spool_name.is_not(None), ~Instance.damaged)
     .order_by(Instance.instance_number, Instance.pk)
 )
+_OTHERWISE = (
+    Blob.state == "stored",
+    Blob.requested != bindparam("requested"),
+    Blob.created_at < bindparam("before"),
+)
+_STORED_OTHERWISE = (
+    select(
+        Series.pk,
+        func.coalesce(Series.modality, ""),
+        func.coalesce(Series.manufacturer, ""),
+        func.count(),
+        func.sum(Instance.size),
+    )
+    .join(Instance, Instance.series_pk == Series.pk)
+    .join(Blob, Blob.pk == Instance.blob_pk)
+    .where(*_OTHERWISE, ~Instance.damaged)
+    .group_by(Series.pk, Series.modality, Series.manufacturer)
+    .order_by(func.min(Blob.created_at), Series.pk)
+)
+_BLOBS_OF = (
+    select(Blob.name)
+    .join(Instance, Instance.blob_pk == Blob.pk)
+    .where(Instance.series_pk == bindparam("series_pk"), *_OTHERWISE)
+    .distinct()
+    .order_by(Blob.name)
+)
 _PLACE = (
     update(Instance)
     .where(Instance.pk == bindparam("key"))
@@ -153,6 +202,18 @@ class Settling:
             rows: Any = connection.execute(_SPOOLED_SERIES)
             series = [SpooledSeries(*row) for row in rows]
         return [s for s in series if quiet_since is None or s.newest <= quiet_since]
+
+    def stored_otherwise(self, requested: str, before: datetime) -> list[StoredSeries]:
+        """Return the series with instances in blobs made before a time for another codec than `requested`."""
+        with self._database.reading() as connection:
+            rows: Any = connection.execute(_STORED_OTHERWISE, {"requested": requested, "before": before})
+            return [StoredSeries(*row) for row in rows]
+
+    def blobs_of(self, series_pk: int, requested: str, before: datetime) -> list[str]:
+        """Return the names of those blobs of a series."""
+        with self._database.reading() as connection:
+            values = {"series_pk": series_pk, "requested": requested, "before": before}
+            return list(connection.execute(_BLOBS_OF, values).scalars())
 
     def spooled_in(self, series_pk: int) -> list[SpooledInstance]:
         """Return the instances of a series that lie in the spool, all versions, by instance number."""
@@ -237,6 +298,12 @@ class Settling:
                 for received, attributes, index in instances
             ]
 
+    def note_requested(self, blob_names: Iterable[str], requested: str) -> None:
+        """Note that another codec was asked for these blobs and is not better: it need not be tried again."""
+        with self._database.writing(durable=True) as connection:
+            for chunk in _chunks(blob_names):
+                connection.execute(update(Blob).where(Blob.name.in_(chunk)).values(requested=requested))
+
     def abandon_blob(self, blob_pk: int) -> None:
         """Forget a blob that was announced and will not be settled."""
         with self._database.writing(durable=True) as connection:
@@ -284,6 +351,17 @@ class Settling:
         with self._database.writing(durable=True) as connection:
             for chunk in _chunks(instance_pks):
                 connection.execute(marking, [{"key": pk} for pk in chunk])
+
+    def mark_lost(self, spool_names: Iterable[str]) -> None:
+        """Note that files which the catalog relies on are gone from the spool; an equal re-send heals them."""
+        marking = (
+            update(Instance)
+            .where(Instance.spool_name == bindparam("name"))
+            .values(damaged=True, needs_attention="its file in the spool is gone")
+        )
+        with self._database.writing(durable=True) as connection:
+            for chunk in _chunks(spool_names):
+                connection.execute(marking, [{"name": name} for name in chunk])
 
 
 def _chunks(items: Iterable[Any]) -> Iterable[Sequence[Any]]:

@@ -33,6 +33,8 @@ class Statistics:
     spool_bytes: int
     needs_attention: int
     damaged: int
+    fallbacks: int
+    """Blobs of which some frames were not kept as the requested codec made them."""
     by_modality: dict[str, Share]
     """"" stands for instances without a modality."""
     by_codec: dict[str, Share]
@@ -64,6 +66,7 @@ _SPOOL = select(func.count(), func.coalesce(func.sum(Instance.size), 0)).where(
     Instance.spool_name.is_not(None)
 )
 _ATTENTION = select(func.count()).where(Instance.needs_attention.is_not(None))
+_FALLBACKS = select(func.count()).where(Blob.state == "stored", Blob.fallback.is_not(None))
 _DAMAGED = select(func.count()).where(Instance.damaged)
 
 
@@ -76,6 +79,7 @@ def gather(database: Database) -> Statistics:
         blob_bytes = connection.execute(_BLOB_BYTES).scalar_one()
         attention = connection.execute(_ATTENTION).scalar_one()
         damaged = connection.execute(_DAMAGED).scalar_one()
+        fallbacks = connection.execute(_FALLBACKS).scalar_one()
     return Statistics(
         instances=sum(share.instances for share in by_modality.values()),
         raw_bytes=sum(share.raw_bytes for share in by_modality.values()),
@@ -84,6 +88,7 @@ def gather(database: Database) -> Statistics:
         spool_bytes=int(spool_bytes),
         needs_attention=attention,
         damaged=damaged,
+        fallbacks=fallbacks,
         by_modality=by_modality,
         by_codec=by_codec,
     )

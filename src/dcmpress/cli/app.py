@@ -65,6 +65,7 @@ def main() -> None:
         archive_commands,
         config_commands,
         estimate,
+        recompress,
         serve,
         transfer_commands,
     )

@@ -50,6 +50,8 @@ def stats(
         )
     out.print(table)
     out.print(f"in the spool, not compressed yet: {found.spool_instances} instances")
+    if found.fallbacks:
+        out.print(f"blobs in which Zstandard took over from the codec that the rule names: {found.fallbacks}")
     if found.needs_attention or found.damaged:
         out.print(f"need attention: {found.needs_attention} instances; damaged: {found.damaged}")
 
@@ -68,6 +70,7 @@ def _as_json(found: Statistics) -> dict[str, Any]:
         "spool": {"instances": found.spool_instances, "bytes": found.spool_bytes},
         "needs_attention": found.needs_attention,
         "damaged": found.damaged,
+        "fallbacks": found.fallbacks,
         "by_modality": shares(found.by_modality),
         "by_codec": shares(found.by_codec),
     }

@@ -30,6 +30,8 @@ def upgrade() -> None:
         sa.Column("codec", TEXT, nullable=False),
         sa.Column("parameters", TEXT, nullable=False),
         sa.Column("format_version", sa.BigInteger(), nullable=False),
+        sa.Column("requested", TEXT, nullable=False),
+        sa.Column("fallback", TEXT, nullable=True),
         sa.PrimaryKeyConstraint("pk", name="pk_blob"),
         sa.UniqueConstraint("name", name="uq_blob_name"),
         sqlite_autoincrement=True,
