@@ -3,11 +3,11 @@
 This is the local folder. Another store (an object store, say) gives the same five methods.
 """
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from dcmpress.storage.errors import MissingError
+from dcmpress.storage.folders import flush_folder, make_folder
 
 SUFFIX = ".dcmb"
 
@@ -18,7 +18,8 @@ class FolderBlobStore:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.staging = folder / "staging"
-        self.staging.mkdir(parents=True, exist_ok=True)
+        make_folder(self.staging)
+        self._durable: set[Path] = set()
 
     def staged(self, name: str) -> Path:
         """Return where the blob `name` is written before it is put."""
@@ -34,19 +35,28 @@ class FolderBlobStore:
     def put(self, name: str) -> None:
         """Move the staged and flushed blob to its place; durable when this returns. Can be repeated."""
         target = self._path(name)
-        if not target.parent.exists():
+        if target.parent not in self._durable:  # another process may have made it, and died before a flush
             target.parent.mkdir(exist_ok=True)
-            _flush_folder(self.folder)
+            flush_folder(self.folder)
+            self._durable.add(target.parent)
         staged = self.staged(name)
         if staged.exists() or not target.exists():
             staged.chmod(0o440)
             staged.rename(target)
-        _flush_folder(target.parent)
+        flush_folder(target.parent)
 
     def remove(self, name: str) -> None:
         """Remove a blob, staged or put; one that is gone already is no error."""
         self._path(name).unlink(missing_ok=True)
         self.staged(name).unlink(missing_ok=True)
+
+    def sweep(self) -> int:
+        """Remove staged files; return how many. Only while nobody compresses."""
+        removed = 0
+        for path in self.staging.glob("*.part"):
+            path.unlink(missing_ok=True)
+            removed += 1
+        return removed
 
     def names(self) -> Iterator[str]:
         """Yield the names of all blobs that were put."""
@@ -55,11 +65,3 @@ class FolderBlobStore:
 
     def _path(self, name: str) -> Path:
         return self.folder / name[:2] / f"{name}{SUFFIX}"
-
-
-def _flush_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

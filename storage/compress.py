@@ -2,13 +2,16 @@
 touches neither the catalog nor the spool, so it can run in any process and be repeated after a crash.
 """
 
+import errno
 import hashlib
+import json
 import mmap
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +21,8 @@ from numpy.typing import NDArray
 from dcmpress import __version__
 from dcmpress.codecs.base import Codec
 from dcmpress.codecs.registry import get_codec
-from dcmpress.storage.blob import (
-    DATA,
-    FRAMES,
-    SHELLS,
-    BlobIndex,
-    BlobInstance,
-    BlobSegment,
-    BlobWriter,
-)
+from dcmpress.storage.blob import DATA, FRAMES, SHELLS, BlobWriter
+from dcmpress.storage.blob_index import BlobIndex, BlobInstance, BlobSegment
 from dcmpress.storage.errors import DamagedError, MissingError
 from dcmpress.storage.grouping import FramePosition, coding_order, group_frames
 from dcmpress.storage.join import InstanceReader
@@ -45,6 +41,8 @@ DATA_LEVEL = 12
 """Zstandard levels: a group's shells are small and worth every byte; whole data sets can be large."""
 
 FALLBACK = "zstd"
+
+_PIECE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -102,7 +100,10 @@ class _Source:
         """Return bytes of the data set."""
         with self.path.open("rb") as file:
             file.seek(self.entry.offset + start)
-            return file.read(stop - start)
+            data = file.read(stop - start)
+        if len(data) != stop - start:
+            raise DamagedError(f"the spool file {self.entry.name} has become shorter")
+        return data
 
 
 def compress(job: CompressJob) -> CompressResult:
@@ -159,21 +160,36 @@ def _open_all(job: CompressJob, result: CompressResult) -> Iterator[_Source]:
     for arrival, entry in enumerate(job.entries):
         path = Path(job.spool_folder) / f"{entry.name}.dcm"
         try:
-            with (
-                path.open("rb") as file,
-                mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
-                memoryview(mapped)[entry.offset : entry.offset + entry.size] as data,
-            ):
-                intact = hashlib.sha256(data).digest() == entry.sha256
-                found, _ = split(data, entry.meta.transfer_syntax_uid) if intact else (None, "")
-                positions = frame_positions(data, found.elements, found.n_frames, arrival) if found else []
-        except (FileNotFoundError, ValueError):
-            result.damaged[entry.name] = "the spool file is missing or empty"
+            # Read, not mapped: a bad sector is an error here, and would be a signal there.
+            intact = _digest(path, entry.offset) == entry.sha256
+        except FileNotFoundError:
+            result.damaged[entry.name] = "the spool file is missing"
+            continue
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            result.damaged[entry.name] = f"the spool file cannot be read: {error}"
             continue
         if not intact:
             result.damaged[entry.name] = "the spool file does not match its SHA-256"
             continue
+        if entry.size == 0:
+            yield _Source(entry, path, None, [FramePosition(arrival=arrival)])
+            continue
+        with (
+            path.open("rb") as file,
+            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
+            memoryview(mapped)[entry.offset : entry.offset + entry.size] as data,
+        ):
+            found, _ = split(data, entry.meta.transfer_syntax_uid)
+            positions = frame_positions(data, found.elements, found.n_frames, arrival) if found else []
         yield _Source(entry, path, found, positions or [FramePosition(arrival=arrival)])
+
+
+def _digest(path: Path, offset: int) -> bytes:
+    with path.open("rb") as file:
+        file.seek(offset)
+        return hashlib.file_digest(file, "sha256").digest()
 
 
 def _write_frames(
@@ -201,20 +217,20 @@ def _write_frames(
         chosen = [places[p] for p in part]
         frames = np.concatenate([_frame(sources[i], frame) for i, frame in chosen])
         group = group_frames(frames, max_chain=job.max_chain, min_correlation=job.min_correlation)
-        codec, payload = _encode(choice, frames, group.references, group.shifts, result)
+        encoded = _encode(choice, frames, group.references, group.shifts, result)
         index.segments.append(
             BlobSegment(
-                section=writer.add(FRAMES, payload),
-                codec=codec.codec_id,
-                parameters=codec.parameters(),
-                format_version=codec.format_version,
+                section=writer.add(FRAMES, encoded.payload),
+                codec=encoded.codec,
+                parameters=encoded.parameters,
+                format_version=encoded.format_version,
                 frames=chosen,
                 references=group.references,
                 shifts=group.shifts,
-                offsets=codec.frame_offsets(payload) or [],
+                offsets=encoded.offsets,
             )
         )
-        result.codecs[codec.codec_id] = result.codecs.get(codec.codec_id, 0) + frames.nbytes
+        result.codecs[encoded.codec] = result.codecs.get(encoded.codec, 0) + frames.nbytes
 
 
 def _frame(source: _Source, frame: int) -> NDArray[Any]:
@@ -224,35 +240,64 @@ def _frame(source: _Source, frame: int) -> NDArray[Any]:
     return pixel_format.to_frames(source.read(start, start + pixel_format.frame_bytes))
 
 
+@dataclass(frozen=True)
+class _Encoded:
+    """What a codec made of a segment, and what the index says of it."""
+
+    codec: str
+    parameters: dict[str, Any]
+    format_version: int
+    payload: bytes
+    offsets: list[int]
+
+
 def _encode(
     choice: CodecChoice,
     frames: NDArray[Any],
     references: list[int],
     shifts: list[tuple[int, int]],
     result: CompressResult,
-) -> tuple[Codec, bytes]:
+) -> _Encoded:
     """Encode by the chosen codec, or by the fallback where that is smaller or the codec fails."""
-    fallback = get_codec(FALLBACK)
     if choice.codec == FALLBACK:
-        fallback = get_codec(FALLBACK, **choice.parameters)
-        return fallback, fallback.encode(frames)
+        return _encode_by(get_codec(FALLBACK, **choice.parameters), frames)
+    fallback = get_codec(FALLBACK)
     try:
         codec = get_codec(choice.codec, **choice.parameters)
         if frames.dtype.name not in codec.dtypes:
             result.fallbacks.append(f"{choice.codec} does not take {frames.dtype.name}")
-            return fallback, fallback.encode(frames)
-        payload = codec.encode(frames, references, shifts=shifts if any(map(any, shifts)) else None)
+            return _encode_by(fallback, frames)
+        encoded = _encode_by(codec, frames, references, shifts if any(map(any, shifts)) else None)
     except Exception as error:  # whatever a codec does, the store goes on
         result.fallbacks.append(f"{choice.codec} failed: {error!r}")
-        return fallback, fallback.encode(frames)
+        return _encode_by(fallback, frames)
     # Zstandard wins on very little; trying it on a sample tells where it may.
     sample = frames[:: max(1, len(frames) // 4)]
-    if len(fallback.encode(sample)) * len(frames) < 1.25 * len(payload) * len(sample):
-        packed = fallback.encode(frames)
-        if len(packed) <= len(payload):
+    if len(fallback.encode(sample)) * len(frames) < 1.25 * len(encoded.payload) * len(sample):
+        packed = _encode_by(fallback, frames)
+        if len(packed.payload) <= len(encoded.payload):
             result.fallbacks.append(f"{choice.codec} was not smaller than {FALLBACK}")
-            return fallback, packed
-    return codec, payload
+            return packed
+    return encoded
+
+
+def _encode_by(
+    codec: Codec,
+    frames: NDArray[Any],
+    references: list[int] | None = None,
+    shifts: list[tuple[int, int]] | None = None,
+) -> _Encoded:
+    """Encode, and see to it that everything the codec says of its stream can stand in an index."""
+    payload = codec.encode(frames, references, shifts=shifts)
+    if not isinstance(payload, bytes | bytearray):
+        raise TypeError(f"encode returned {type(payload).__name__}")
+    return _Encoded(
+        codec.codec_id,
+        json.loads(json.dumps(codec.parameters(), allow_nan=False)),
+        int(codec.format_version),
+        bytes(payload),
+        [int(offset) for offset in codec.frame_offsets(payload) or []],
+    )
 
 
 def _write_shells(
@@ -282,12 +327,13 @@ def _write_shells(
             result.codecs[FALLBACK] = result.codecs.get(FALLBACK, 0) + source.entry.size
         size = _shell_size(source)
         if size > LARGEST_SOLID_SHELL:
-            listed[i] = (writer.add(DATA, _shell(source), level=DATA_LEVEL), 0)
+            pieces = partial(_shell, source)
+            listed[i] = (writer.add_pieces(DATA, pieces, size, level=DATA_LEVEL), 0)
             continue
         if waiting_size + size > SHELL_CHUNK:
             flush()
         unsettled.append((i, waiting_size))
-        waiting.append(_shell(source))
+        waiting.extend(_shell(source))
         waiting_size += size
     flush()
 
@@ -320,10 +366,13 @@ def _shell_size(source: _Source) -> int:
     return source.entry.size - (source.split.end - source.split.start if source.split else 0)
 
 
-def _shell(source: _Source) -> bytes:
-    if source.split is None:
-        return source.read(0, source.entry.size)
-    return source.read(0, source.split.start) + source.read(source.split.end, source.entry.size)
+def _shell(source: _Source) -> Iterator[bytes]:
+    """Yield what is outside the frames, piece by piece."""
+    end = source.entry.size
+    parts = [(0, source.split.start), (source.split.end, end)] if source.split else [(0, end)]
+    for start, stop in parts:
+        for at in range(start, stop, _PIECE):
+            yield source.read(at, min(at + _PIECE, stop))
 
 
 def _verify(path: Path, result: CompressResult) -> str:
@@ -340,6 +389,6 @@ def _verify(path: Path, result: CompressResult) -> str:
                     size += memoryview(piece).nbytes
                 if size != instance.size or digest.hexdigest() != instance.sha256:
                     return f"{instance.sop_instance_uid} differs"
-    except (DamagedError, MissingError) as error:
-        return str(error)
+    except (DamagedError, MissingError, MemoryError) as error:
+        return str(error) or repr(error)
     return ""

@@ -134,8 +134,13 @@ class _Reader:
         return at
 
 
-def iterate(data: Buffer, encoding: Encoding, start: int = 0) -> Iterator[Element]:
+def iterate(
+    data: Buffer, encoding: Encoding, start: int = 0, *, until: int | None = None
+) -> Iterator[Element]:
     """Yield the top-level elements of the encoded data set `data`, in the order they stand there.
+
+    With `until`, end before the first element with a greater tag, whole or not; one that stands out of
+    order, with a smaller tag than its predecessor, does not count.
 
     Raises
     ------
@@ -145,8 +150,12 @@ def iterate(data: Buffer, encoding: Encoding, start: int = 0) -> Iterator[Elemen
     """
     reader = _Reader(data, encoding)
     at = start
+    previous = 0
     while at < reader.size:
         tag, vr, value, length = reader.header(at)
+        if until is not None and tag > until and tag >= previous:
+            return
+        previous = tag
         if length == UNDEFINED:
             end = reader.end_of_undefined(tag, vr, value)
         else:

@@ -9,14 +9,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dcmpress.codecs.errors import CodecError
 from dcmpress.codecs.registry import get_codec
-from dcmpress.storage.blob import BlobReader, BlobSegment
+from dcmpress.storage.blob import BlobReader
+from dcmpress.storage.blob_index import BlobSegment
 from dcmpress.storage.elements import Buffer
 from dcmpress.storage.errors import BlobFormatError, DamagedError
 
 DECODED_BYTES = 96 << 20
 """Decoded frames that a reader keeps for the next instance, in bytes; a group's neighbours share segments."""
+
+LARGEST_HELD = 4 << 20
+"""A section of shells beyond this is read piece by piece for each instance."""
 
 
 class InstanceReader:
@@ -24,7 +27,7 @@ class InstanceReader:
 
     def __init__(self, path: Path) -> None:
         self.blob = BlobReader(path)
-        self._shells: OrderedDict[int, memoryview | bytes] = OrderedDict()
+        self._shells: OrderedDict[int, bytes] = OrderedDict()
         self._segments: OrderedDict[int, NDArray[Any]] = OrderedDict()
         self._places: list[dict[int, tuple[int, int]]] = [{} for _ in self.blob.index.instances]
         for s, segment in enumerate(self.blob.index.segments):
@@ -68,16 +71,24 @@ class InstanceReader:
             If a checksum of the blob does not hold or a codec cannot decode its stream.
         """
         instance = self.blob.index.instances[number]
-        shell = memoryview(self._shell(instance.section))
-        if instance.offset + instance.head + instance.tail > len(shell):
-            raise BlobFormatError(f"{self.blob.path.name}: a shell lies outside its section")
         middle = instance.offset + instance.head
-        yield shell[instance.offset : middle]
+        yield from self._shell(instance.section, instance.offset, middle)
         if instance.n_frames:
             pixel_format = self.blob.index.pixel_formats[instance.pixel_format]
             for frames in self._runs(number, instance.n_frames):
                 yield pixel_format.to_bytes(frames)
-        yield shell[middle : middle + instance.tail]
+        yield from self._shell(instance.section, middle, middle + instance.tail)
+
+    def beginning(self, number: int, limit: int) -> bytes:
+        """Return up to `limit` bytes of an instance from before its first frame. They are not confirmed.
+
+        Raises
+        ------
+        DamagedError
+        """
+        instance = self.blob.index.instances[number]
+        stop = instance.offset + min(limit, instance.head)
+        return b"".join(self._shell(instance.section, instance.offset, stop))
 
     def read(self, number: int) -> bytes:
         """Return the data set of an instance, confirmed by its SHA-256.
@@ -121,24 +132,27 @@ class InstanceReader:
         segment: BlobSegment = self.blob.index.segments[s]
         first = self.blob.index.instances[segment.frames[0][0]]
         pixel_format = self.blob.index.pixel_formats[first.pixel_format]
-        per_frame = pixel_format.rows * pixel_format.columns * pixel_format.samples
+        n_frames = len(segment.frames) if positions is None else len(positions)
+        payload = self.blob.section(segment.section)
         try:
             codec = get_codec(segment.codec, **segment.parameters)
             frames = codec.decode(
-                self.blob.section(segment.section),  # type: ignore[arg-type]
-                positions,
-                max_pixels=per_frame * len(segment.frames),
+                payload, positions, max_pixels=pixel_format.frame_samples * len(segment.frames)
             )
-        except (CodecError, ValueError, IndexError) as error:
-            raise DamagedError(f"{self.blob.path.name}: segment {s} ({segment.codec}): {error}") from error
-        expected = len(segment.frames) if positions is None else len(positions)
-        if len(frames) != expected or frames[0].size != per_frame:
-            raise DamagedError(f"{self.blob.path.name}: segment {s} does not hold the frames it should")
+            if frames.shape != (n_frames, *pixel_format.frame_shape) or frames.dtype.kind not in "iu":
+                raise ValueError(f"it holds {frames.dtype} {frames.shape}")
+        except MemoryError:
+            raise
+        except Exception as error:  # a codec from elsewhere may raise anything
+            raise DamagedError(f"{self.blob.path.name}: segment {s} ({segment.codec}): {error!r}") from error
         return frames
 
-    def _shell(self, section: int) -> memoryview | bytes:
+    def _shell(self, section: int, start: int, stop: int) -> Iterator[Buffer]:
+        if self.blob.section_sizes(section)[1] > LARGEST_HELD:
+            yield from self.blob.pieces(section, start, stop)
+            return
         if section not in self._shells:
             self._shells[section] = self.blob.section(section)
             while len(self._shells) > 4:
                 self._shells.popitem(last=False)
-        return self._shells[section]
+        yield memoryview(self._shells[section])[start:stop]

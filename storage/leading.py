@@ -5,17 +5,13 @@ never fails a store: what cannot be read is reported, and the rest is indexed al
 """
 
 import struct
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from pydicom.charset import convert_encodings, decode_bytes
-from pydicom.valuerep import PN_DELIMS, TEXT_VR_DELIMS
-
 from dcmpress.storage.catalog.attributes import Attribute
+from dcmpress.storage.charset import CharacterSet
 from dcmpress.storage.elements import (
     DEFLATED_SYNTAXES,
-    PIXEL_DATA,
     Buffer,
     Element,
     Encoding,
@@ -25,13 +21,10 @@ from dcmpress.storage.elements import (
 )
 from dcmpress.storage.errors import MalformedError
 
-# What a sender wrote in an unknown character set is shown as well as it can be; saying so once per value
-# would flood the log. (`warnings.catch_warnings` would not do: it is not safe in threads.)
-warnings.filterwarnings("ignore", module=r"pydicom\.charset")
-
 SPECIFIC_CHARACTER_SET = 0x00080005
 SOP_CLASS_UID = 0x00080016
 SOP_INSTANCE_UID = 0x00080018
+_ALWAYS = frozenset({SPECIFIC_CHARACTER_SET, SOP_CLASS_UID, SOP_INSTANCE_UID})
 
 INFLATED_LIMIT = 1 << 20
 """Bytes of a deflated data set that are inflated to look for attributes."""
@@ -61,63 +54,41 @@ def read_leading(data: Buffer, transfer_syntax_uid: str, wanted: Mapping[int, At
     """
     leading = Leading()
     values: dict[int, tuple[Element, bytes]] = {}
-    last = max(wanted)
     encoding = encoding_of(transfer_syntax_uid)
     try:
         if transfer_syntax_uid in DEFLATED_SYNTAXES:
             data = inflate(data, INFLATED_LIMIT)
-        previous = 0  # an element out of order does not end the search
-        for element in iterate(data, encoding):
-            tag = element.tag
-            if tag > last and tag >= previous:
-                break
-            previous = tag
-            if tag in (SPECIFIC_CHARACTER_SET, SOP_CLASS_UID, SOP_INSTANCE_UID) or (
-                tag in wanted and element.end - element.value <= _LONGEST_VALUE
-            ):
-                values.setdefault(tag, (element, bytes(data[element.value : element.end])))
-            if tag == PIXEL_DATA:
-                break
+        for element in iterate(data, encoding, until=max(wanted)):
+            tag, size = element.tag, element.end - element.value
+            if tag in _ALWAYS or (tag in wanted and size <= _LONGEST_VALUE):
+                raw = bytes(data[element.value : element.value + min(size, _LONGEST_VALUE)])
+                values.setdefault(tag, (element, raw))
     except MalformedError as error:
         leading.problem = str(error)
 
-    charset = _text(values, SPECIFIC_CHARACTER_SET)
-    encodings = _python_encodings(charset)
+    charset = CharacterSet(_text(values, SPECIFIC_CHARACTER_SET))
     leading.sop_class_uid = _text(values, SOP_CLASS_UID)
     leading.sop_instance_uid = _text(values, SOP_INSTANCE_UID)
     for tag, (element, raw) in values.items():
         if tag in wanted and not element.undefined_length:
-            text = _decode(raw, wanted[tag].vr, encodings, encoding)
+            text = _decode(raw, wanted[tag].vr, charset, encoding)
             if text:
                 leading.attributes[wanted[tag].keyword] = text
     return leading
 
 
 def _text(values: Mapping[int, tuple[Element, bytes]], tag: int) -> str:
-    return values[tag][1].decode("ascii", "replace").strip(" \0") if tag in values else ""
+    if tag not in values:
+        return ""
+    return values[tag][1].decode("ascii", "replace").replace("\ufffd", "?").strip(" \0")
 
 
-def _python_encodings(specific_character_set: str) -> list[str]:
-    try:
-        return list(convert_encodings(specific_character_set.split("\\")))
-    except (LookupError, ValueError):
-        return ["iso8859"]
-
-
-def _decode(raw: bytes, vr: str, encodings: list[str], encoding: Encoding) -> str:
+def _decode(raw: bytes, vr: str, charset: CharacterSet, encoding: Encoding) -> str:
     if vr in _BINARY:
         code = ("<" if encoding.little_endian else ">") + _BINARY[vr]
         size = struct.calcsize(code)
         numbers = (struct.unpack_from(code, raw, at)[0] for at in range(0, len(raw) - size + 1, size))
         return "\\".join(str(number) for number in numbers)
-    # Most text is ASCII, which every character set holds; but an ISO 2022 escape is made of ASCII bytes.
-    if vr in _CHARSET_VRS and not (raw.isascii() and b"\x1b" not in raw):
-        try:
-            if vr == "PN":
-                text = "=".join(decode_bytes(part, encodings, PN_DELIMS) for part in raw.split(b"="))
-            else:
-                text = decode_bytes(raw, encodings, TEXT_VR_DELIMS)
-            return text.strip(" \0")
-        except (LookupError, ValueError):
-            pass
+    if vr in _CHARSET_VRS:
+        return charset.decode(raw, name=vr == "PN").strip(" \0")
     return raw.decode("latin-1").strip(" \0")

@@ -90,7 +90,9 @@ def read_part10(data: Buffer) -> tuple[FileMeta | None, int]:
             end = element.end
             if element.vr in (b"UI", b"AE"):
                 raw = bytes(data[element.value : element.end])
-                values[element.tag & 0xFFFF] = raw.decode("ascii", "replace").strip(" \0")
+                values[element.tag & 0xFFFF] = (
+                    raw.decode("ascii", "replace").replace("\ufffd", "?").strip(" \0")
+                )
     except MalformedError:
         pass  # the data set itself is not in explicit VR little endian: group 0002 has ended
     if end == at:

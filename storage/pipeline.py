@@ -110,6 +110,7 @@ class Pipeline:
         self._thread: threading.Thread | None = None
         self._pool: ProcessPoolExecutor | None = None
         self._in_flight: dict[Future[CompressResult], _Group] = {}
+        self._suspects: list[_Group] = []  # one of them killed a worker: each is tried again alone
         self._failed: dict[int, tuple[int, float]] = {}  # series -> (failures, not before)
 
     # Running
@@ -153,9 +154,11 @@ class Pipeline:
         """
         try:
             while True:
-                self._submit_ready(quiet_since=None)
+                tried = self._submit_ready(quiet_since=None)
                 if not self._in_flight:
-                    return self.counters
+                    if not tried:
+                        return self.counters
+                    continue
                 self._collect(timeout=1.0)
                 progress(self.counters)
         finally:
@@ -179,24 +182,29 @@ class Pipeline:
 
     # Choosing
 
-    def _submit_ready(self, quiet_since: datetime | None) -> None:
-        """Hand ready groups to the workers, at most one more than there are workers."""
+    def _submit_ready(self, quiet_since: datetime | None) -> int:
+        """Hand ready groups to the workers, at most one more than there are workers; return how many."""
         room = self.settings.workers + 1 - len(self._in_flight)
+        submitted = 0
         if room <= 0 or self._stopping.is_set():
-            return
+            return 0
+        if self._suspects:
+            if self._in_flight:
+                return 0
+            self._submit(self._suspects.pop(0))
+            return 1
         busy = {group.series_pk for group in self._in_flight.values()}
         for series in self.archive.catalog.settling.spooled_series():
-            if room <= 0:
-                return
             failures, not_before = self._failed.get(series.series_pk, (0, 0.0))
             if series.series_pk in busy or monotonic() < not_before or (quiet_since is None and failures):
                 continue
             quiet = quiet_since is None or series.newest <= quiet_since
             for group in self._groups(series, whole=quiet, one_by_one=failures >= _PATIENCE):
-                if room <= 0:
-                    return
                 self._submit(group)
-                room -= 1
+                submitted += 1
+                if submitted >= room:
+                    return submitted
+        return submitted
 
     def _groups(self, series: SpooledSeries, *, whole: bool, one_by_one: bool) -> Iterator[_Group]:
         """Yield the groups of a series that are ready: all of it, or only full ones.
@@ -244,8 +252,7 @@ class Pipeline:
                 entries.append(self.archive.spool.entry(instance.spool_name))
             except (DamagedError, MissingError) as error:
                 group.instances.remove(instance)
-                self.archive.catalog.settling.mark_damaged([instance.instance_pk], str(error))
-                logger.error("spool file damaged", sop_instance=instance.sop_instance_uid, problem=str(error))
+                self._mark_damaged(instance, str(error))
         if not entries:
             return
         group.blob_name = uuid.uuid4().hex
@@ -259,17 +266,22 @@ class Pipeline:
             min_correlation=self.settings.min_correlation,
             segment_bytes=self.settings.segment_bytes,
         )
-        self._in_flight[self._workers().submit(compress, job)] = group
+        try:
+            self._in_flight[self._workers().submit(compress, job)] = group
+        except BrokenProcessPool:  # a worker died just now; those in flight are about to tell
+            self._forget(group)
+            if not self._in_flight:
+                self._pool = None
 
     def _collect(self, timeout: float) -> None:
         done, _ = wait(self._in_flight, timeout, FIRST_COMPLETED)
-        for future in done:
+        # What is done is settled before the end of a worker gives up what is not.
+        for future in sorted(done, key=lambda future: future.exception() is not None):
             group = self._in_flight.pop(future, None)
             if group is None:
                 continue
             try:
-                result = future.result()
-                self._settle(group, result)
+                self._settle(group, future.result())
                 self._failed.pop(group.series_pk, None)
             except BrokenProcessPool:
                 self._after_crash(group)
@@ -278,7 +290,7 @@ class Pipeline:
                 self._count_failure(group, repr(error))
 
     def _after_crash(self, first: _Group) -> None:
-        """A worker died. Nobody can tell whose group killed it, so each is tried once more, by Zstandard."""
+        """A worker died: find out whose group killed it, and compress that one by Zstandard."""
         groups = [first, *self._in_flight.values()]
         self._in_flight.clear()
         if self._pool is not None:
@@ -286,21 +298,22 @@ class Pipeline:
             self._pool = None
         for group in groups:
             self._forget(group)
-            if group.crashed:
-                self._count_failure(group, "the worker process died twice")
-                continue
-            logger.error("worker died", codec=group.choice.codec, instances=len(group.instances))
+        if len(groups) > 1:
+            self._suspects += groups
+        elif first.crashed:
+            self._count_failure(first, "the worker process died twice")
+        else:
+            logger.error("worker died", codec=first.choice.codec, instances=len(first.instances))
             self.counters.fallbacks += 1
-            group.crashed = True
-            self._submit(group)
+            first.crashed = True
+            self._submit(first)
 
     def _settle(self, group: _Group, result: CompressResult) -> None:
         """Let a verified blob count: file in place, one durable transaction, then the spool copies go."""
         settling = self.archive.catalog.settling
         by_name = {instance.spool_name: instance for instance in group.instances}
         for name, problem in result.damaged.items():
-            settling.mark_damaged([by_name[name].instance_pk], problem)
-            logger.error("spool file damaged", sop_instance=by_name[name].sop_instance_uid, problem=problem)
+            self._mark_damaged(by_name[name], problem)
         if not result.order:
             self._forget(group)
             return
@@ -319,8 +332,24 @@ class Pipeline:
             fallback="the worker process died" if group.crashed else next(iter(result.fallbacks), None),
         )
         placements = [(by_name[name].instance_pk, k) for k, name in enumerate(result.order)]
-        for name in settling.settle(group.blob_pk, facts, placements):
-            self.archive.spool.remove(name)
+        freed = settling.settle(group.blob_pk, facts, placements)
+        # From here on the blob is the only copy: nothing that fails now may reach `_forget`.
+        try:
+            for name in freed:
+                self.archive.spool.remove(name)
+            self._report(group, result, codec_id)
+        except Exception:
+            logger.exception("spool files left behind; the next start removes them", blob=group.blob_name)
+
+    def _mark_damaged(self, instance: SpooledInstance, problem: str) -> None:
+        """Note that a spool file is damaged, unless the instance has another one or is gone by now."""
+        versions = self.archive.catalog.versions(instance.sop_instance_uid)
+        if all(version.spool_name != instance.spool_name for version in versions):
+            return
+        self.archive.catalog.settling.mark_damaged([instance.instance_pk], problem)
+        logger.error("spool file damaged", sop_instance=instance.sop_instance_uid, problem=problem)
+
+    def _report(self, group: _Group, result: CompressResult, codec_id: str) -> None:
         counters = self.counters
         counters.groups += 1
         counters.instances += len(result.order)
@@ -349,8 +378,14 @@ class Pipeline:
         logger.error("group not compressed", instances=len(group.instances), problem=problem, retry_in=pause)
 
     def _forget(self, group: _Group) -> None:
-        self.archive.blobs.remove(group.blob_name)
-        self.archive.catalog.settling.abandon_blob(group.blob_pk)
+        """Give up a blob. What cannot be tidied now stays for `Archive.recover`; nothing is raised."""
+        try:
+            # A commit whose answer got lost has happened all the same: such a blob stays.
+            if not self.archive.catalog.in_blob(group.blob_name):
+                self.archive.blobs.remove(group.blob_name)
+                self.archive.catalog.settling.abandon_blob(group.blob_pk)
+        except Exception:
+            logger.exception("an unfinished blob is left behind", blob=group.blob_name)
 
     def _abandon_all(self) -> None:
         if self._pool is not None:
@@ -359,6 +394,7 @@ class Pipeline:
         for group in self._in_flight.values():
             self._forget(group)
         self._in_flight.clear()
+        self._suspects.clear()
 
 
 @contextmanager

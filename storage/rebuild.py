@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from dcmpress.storage.archive import WANTED, Archive
-from dcmpress.storage.blob import BlobInstance
+from dcmpress.storage.archive import LARGEST_LEADING, WANTED, Archive
+from dcmpress.storage.blob_index import BlobInstance
 from dcmpress.storage.catalog.settling import BlobFacts, requested_codec
 from dcmpress.storage.errors import DamagedError
 from dcmpress.storage.join import InstanceReader
@@ -64,8 +64,9 @@ def _adopt(archive: Archive, name: str, path: Path) -> int:
         )
         instances = []
         for number, instance in enumerate(index.instances):
-            head = bytes(next(iter(reader.pieces(number))))
-            leading = read_leading(head, instance.transfer_syntax_uid, WANTED)
+            leading = read_leading(
+                reader.beginning(number, LARGEST_LEADING), instance.transfer_syntax_uid, WANTED
+            )
             instances.append((_received(instance), leading.attributes, number))
         archive.catalog.settling.adopt_blob(name, facts, instances, datetime.fromisoformat(index.created_at))
         return len(instances)

@@ -30,6 +30,10 @@ COLUMNS = 0x00280011
 BITS_ALLOCATED = 0x00280100
 PIXEL_REPRESENTATION = 0x00280103
 
+TINY_FRAME = 1024
+MOST_TINY_FRAMES = 4096
+"""More frames than this, each of less than TINY_FRAME bytes, would cost more to list than they hold."""
+
 
 @dataclass(frozen=True)
 class PixelFormat:
@@ -51,9 +55,19 @@ class PixelFormat:
         return np.dtype((">" if self.big_endian else "<") + name)
 
     @property
+    def frame_samples(self) -> int:
+        """Samples of one frame."""
+        return self.rows * self.columns * self.samples
+
+    @property
+    def frame_shape(self) -> tuple[int, ...]:
+        """Of one frame as an array: (rows, columns) or (rows, columns, samples)."""
+        return (self.rows, self.columns, self.samples)[: 3 if self.samples > 1 else 2]
+
+    @property
     def frame_bytes(self) -> int:
         """Bytes of one frame."""
-        return self.rows * self.columns * self.samples * self.bits_allocated // 8
+        return self.frame_samples * self.bits_allocated // 8
 
     def to_frames(self, data: Buffer) -> NDArray[Any]:
         """View the bytes of n frames as (n, rows, columns) or (n, rows, columns, samples); a copy only
@@ -119,6 +133,8 @@ def split(data: Buffer, transfer_syntax_uid: str) -> tuple[Split | None, str]:
     n_frames = min(declared, present)
     if n_frames < 1:
         return None, "pixel data is shorter than one frame"
+    if n_frames > MOST_TINY_FRAMES and pixel_format.frame_bytes < TINY_FRAME:
+        return None, f"{n_frames} frames of {pixel_format.frame_bytes} bytes"
     return Split(pixel_format, pixel_data.value, n_frames, before), ""
 
 

@@ -30,16 +30,21 @@ import time
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from dcmpress.storage.elements import Buffer
 from dcmpress.storage.errors import DamagedError, MissingError, NoSpaceError
+from dcmpress.storage.folders import make_folder
 from dcmpress.storage.part10 import PREAMBLE_LENGTH, FileMeta, part10_header, read_part10
 
 _PROOF = struct.Struct("<8sIQ32sQ16s16s32s")
 _CRC = struct.Struct("<I")
 _MAGIC = b"DCMPSPL1"
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+_LARGEST_HEADER = 1 << 20
+"""Bytes of a file before its data set that are believed."""
 
 _OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -88,7 +93,7 @@ class Spool:
         self.folder = folder
         self.reserve = reserve
         self.durable = durable
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         self._flusher = _FolderFlusher(folder)
 
     def begin(self, meta: FileMeta, sender: Sender) -> "SpoolWriter":
@@ -129,6 +134,9 @@ class Spool:
             with self.path(name).open("rb") as file:
                 head = file.read(4096)
                 actual = os.fstat(file.fileno()).st_size
+                if len(head) >= PREAMBLE_LENGTH:  # a UID may be longer than the standard allows
+                    offset = min(_PROOF.unpack_from(head)[1], _LARGEST_HEADER)
+                    head += file.read(max(0, offset - len(head)))
         except FileNotFoundError:
             raise MissingError(f"no spool file {name}") from None
         if len(head) < PREAMBLE_LENGTH or _CRC.unpack_from(head, _PROOF.size)[0] != zlib.crc32(
@@ -138,11 +146,11 @@ class Spool:
         magic, offset, size, sha256, micros, calling, called, host = _PROOF.unpack_from(head)
         if magic != _MAGIC or actual != offset + size:
             raise DamagedError(f"spool file {name} is not whole")
-        meta, _ = read_part10(head)
-        if meta is None:
-            raise DamagedError(f"spool file {name} has no file meta information")
+        meta, data_at = read_part10(head[:offset])
+        if meta is None or data_at != offset:
+            raise DamagedError(f"spool file {name} has no valid file meta information")
         sender = Sender(*(text.rstrip(b"\0").decode("utf-8", "replace") for text in (calling, called, host)))
-        received_at = datetime.fromtimestamp(micros / 1e6, UTC)
+        received_at = _EPOCH + timedelta(microseconds=micros)
         return SpoolEntry(name, meta, sender, received_at, offset, size, sha256)
 
     def remove(self, name: str) -> None:
@@ -185,11 +193,15 @@ class SpoolWriter:
         self._part = spool.folder / f"{name}.part"
         try:
             self._fd = os.open(self._part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise _translated(error) from error
         self._open = True
-        self._write(memoryview(self._header))
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._write(memoryview(self._header))
+        except BaseException as error:
+            self.abandon()
+            raise _translated(error) if isinstance(error, OSError) else error from error
 
     def write(self, chunk: Buffer) -> None:
         """Append bytes of the data set; raise NoSpaceError if the disk is full."""
@@ -232,7 +244,7 @@ class SpoolWriter:
             len(self._header),
             self.size,
             self.sha256,
-            int(received_at.timestamp() * 1e6),
+            (received_at - _EPOCH) // timedelta(microseconds=1),
             self.sender.calling_ae.encode()[:16],
             self.sender.called_ae.encode()[:16],
             self.sender.remote_host.encode()[:32],
@@ -265,13 +277,19 @@ class SpoolWriter:
 
 
 class _FolderFlusher:
-    """Flushes a folder for several threads at once: those that wait while one flush runs share the next."""
+    """Flushes a folder for several threads at once: those that wait while one flush runs share the next.
+
+    The kernel reports a failed flush once. So it fails for everybody whose rename it was to cover, although
+    a second one would say that all is well.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._condition = threading.Condition()
         self._asked = 0
         self._done = 0
+        self._failures: dict[int, OSError] = {}  # number of a request that waits -> why it fails
+        self._waiting: set[int] = set()
         self._running = False
 
     def flush(self) -> None:
@@ -279,21 +297,28 @@ class _FolderFlusher:
         with self._condition:
             self._asked += 1
             mine = self._asked
+            self._waiting.add(mine)
             while self._running and self._done < mine:
                 self._condition.wait()
+            self._waiting.discard(mine)
+            if mine in self._failures:
+                raise self._failures.pop(mine)
             if self._done >= mine:
                 return
             self._running = True
             covers = self._asked
-        failed = True
+        failure: OSError | None = None
         try:
             os.fsync(self._fd)
-            failed = False
+        except BaseException as error:
+            failure = error if isinstance(error, OSError) else OSError("the flush was interrupted")
+            raise
         finally:
             with self._condition:
                 self._running = False
-                if not failed:
-                    self._done = max(self._done, covers)
+                self._done = covers
+                if failure is not None:
+                    self._failures.update(dict.fromkeys(self._waiting, failure))
                 self._condition.notify_all()
 
 
