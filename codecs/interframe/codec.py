@@ -285,9 +285,9 @@ def _decode(payload: memoryview, shape: tuple[int, ...], dtype: np.dtype[Any], w
     reader = ByteReader(payload)
     core = reader.byte()
     if core == _STORED:
-        samples = np.frombuffer(reader.take(reader.left), dtype.newbyteorder("<"))
-        if samples.size != int(np.prod(shape)):
+        if reader.left != dtype.itemsize * int(np.prod(shape, dtype=np.int64)):
             raise CorruptStreamError("stored samples do not fill the frames")
+        samples = np.frombuffer(reader.take(reader.left), dtype.newbyteorder("<"))
         return samples.reshape(shape)[wanted].astype(dtype)
     flags = reader.byte()
     if core not in (_FORWARD, _BACKWARD) or flags > 7:
