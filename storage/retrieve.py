@@ -5,11 +5,9 @@ handed over before SHA-256 confirms that they are what was received.
 import hashlib
 import os
 import tempfile
-import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -17,7 +15,7 @@ from typing import IO
 from dcmpress.storage.blobstore import FolderBlobStore
 from dcmpress.storage.catalog.search import Located
 from dcmpress.storage.errors import ConversionError, DamagedError, MissingError, StorageError
-from dcmpress.storage.join import InstanceReader
+from dcmpress.storage.readers import BlobReaders, Lend
 from dcmpress.storage.spool import Spool
 from dcmpress.storage.transcode import convert
 
@@ -31,6 +29,9 @@ AHEAD = 3
 """Tasks decoded or being decoded beyond the one that is being sent."""
 
 _CHUNK = 1 << 20
+
+_MOVES = 3
+"""Times that an instance is looked for again because it has moved."""
 
 
 @dataclass
@@ -54,6 +55,11 @@ class Outgoing:
                 while chunk := file.read(_CHUNK):
                     yield chunk
 
+    def close(self) -> None:
+        """Let go of an instance that is not sent; `pieces` does so at its end."""
+        if self._file is not None:
+            self._file.close()
+
 
 @dataclass
 class Failed:
@@ -75,9 +81,9 @@ class Retriever:
         spool: Spool,
         blobs: FolderBlobStore,
         temporary: Path,
-        current_version: Callable[[str], Located | None],
+        where_now: Callable[[Located], Located | None],
     ) -> None:
-        self._current_version = current_version
+        self._where_now = where_now
         self._spool = spool
         self._blobs = blobs
         self._temporary = temporary
@@ -97,7 +103,7 @@ class Retriever:
         Closing the iterator gives up what is still being decoded.
         """
         waiting: deque[Future[list[Outgoing | Failed]]] = deque()
-        readers = _Readers(self._blobs)
+        readers = BlobReaders(self._blobs)
         batches = _batches(located, readers)
         try:
             while True:
@@ -108,41 +114,48 @@ class Retriever:
                 yield from waiting.popleft().result()
         finally:
             for future in waiting:
-                future.cancel()
+                if not future.cancel():
+                    future.add_done_callback(_discard)
             readers.close()
 
     def _read_batch(
-        self, batch: list[Located], choose: ChooseSyntax, readers: "_Readers"
+        self, batch: list[Located], choose: ChooseSyntax, readers: BlobReaders
     ) -> list[Outgoing | Failed]:
         with readers.lent() as lent:
             try:
                 name = batch[0].blob_name
                 if name is not None and len(batch) > 1:
                     lent(name).load_for([item.blob_index for item in batch if item.blob_index is not None])
-            except (StorageError, OSError):
+            except Exception:
                 pass  # each instance says for itself what is wrong with it
             return [self._read(item, choose, lent) for item in batch]
 
-    def _read(self, item: Located, choose: ChooseSyntax, readers: "_Lend") -> Outgoing | Failed:
+    def _read(self, item: Located, choose: ChooseSyntax, readers: Lend) -> Outgoing | Failed:
         try:
             target = choose(item)
             if target is None:
                 raise ConversionError("the receiver accepts no transfer syntax for this SOP class")
-            try:
-                exact = self._exact(item, readers)
-            except MissingError:
-                # Since it was looked up it may have moved from the spool into a blob, or to another blob.
-                moved = self._current_version(item.sop_instance_uid)
-                if moved is None or moved == item or moved.sha256 != item.sha256:
-                    raise
-                exact = self._exact(moved, readers)
-            return self._convert(item, exact, target)
+            return self._convert(item, self._find(item, readers), target)
         except StorageError as error:
             return Failed(item, error)
         except OSError as error:
             return Failed(item, DamagedError(f"cannot be read: {error}"))
+        except Exception as error:  # one instance that nobody thought of must not stop the others
+            return Failed(item, StorageError(f"cannot be read: {error!r}"))
 
-    def _exact(self, item: Located, readers: "_Lend") -> Outgoing:
+    def _find(self, item: Located, readers: Lend) -> Outgoing:
+        """Read an instance, also if since it was looked up it has moved into a blob, or to another one."""
+        for _ in range(_MOVES):
+            try:
+                return self._exact(item, readers)
+            except MissingError:
+                now = self._where_now(item)
+                if now is None or now == item:
+                    raise
+                item = now
+        raise MissingError(f"{item.sop_instance_uid} moves faster than it can be read")
+
+    def _exact(self, item: Located, readers: Lend) -> Outgoing:
         if item.damaged:
             raise DamagedError(f"{item.sop_instance_uid} is known to be damaged")
         if item.spool_name is not None:
@@ -177,20 +190,27 @@ class Retriever:
         digest = hashlib.sha256()
         size = 0
         outgoing = Outgoing(item, item.transfer_syntax_uid, item.size)
-        if item.size <= IN_MEMORY:
-            data = b"".join(pieces)
-            digest.update(data)
-            size = len(data)
-            outgoing._data = data
-        else:
-            file = tempfile.TemporaryFile(dir=self._temporary)  # noqa: SIM115 - closed by `pieces`
-            for piece in pieces:
-                digest.update(piece)
-                size += memoryview(piece).nbytes
-                file.write(piece)
-            outgoing._file = file
-        if size != item.size or digest.digest() != item.sha256:
-            raise DamagedError(f"{item.sop_instance_uid} is not what was received")
+        try:
+            if item.size <= IN_MEMORY:
+                parts = []
+                for piece in pieces:
+                    size += memoryview(piece).nbytes
+                    if size > item.size:
+                        break
+                    parts.append(piece)
+                outgoing._data = b"".join(parts)
+                digest.update(outgoing._data)
+            else:
+                outgoing._file = tempfile.TemporaryFile(dir=self._temporary)  # noqa: SIM115
+                for piece in pieces:
+                    digest.update(piece)
+                    size += memoryview(piece).nbytes
+                    outgoing._file.write(piece)
+            if size != item.size or digest.digest() != item.sha256:
+                raise DamagedError(f"{item.sop_instance_uid} is not what was received")
+        except BaseException:
+            outgoing.close()
+            raise
         return outgoing
 
     def _convert(self, item: Located, exact: Outgoing, target: str) -> Outgoing:
@@ -200,54 +220,15 @@ class Retriever:
         return Outgoing(item, target, len(data), data)
 
 
-_Lend = Callable[[str], InstanceReader]
-"""Blob name -> its reader, until the task ends."""
+def _discard(future: "Future[list[Outgoing | Failed]]") -> None:
+    """Let go of what was decoded for nobody."""
+    if not future.cancelled() and future.exception() is None:
+        for result in future.result():
+            if isinstance(result, Outgoing):
+                result.close()
 
 
-class _Readers:
-    """The blob readers of one retrieval, lent to one task at a time: an index is parsed once per thread."""
-
-    def __init__(self, blobs: FolderBlobStore) -> None:
-        self._blobs = blobs
-        self._lock = threading.Lock()
-        self._free: dict[str, list[InstanceReader]] = {}
-        self._closed = False
-
-    @contextmanager
-    def lent(self) -> Iterator[_Lend]:
-        """Lend readers, each from the first call with its blob's name to the end of the context."""
-        used: dict[str, InstanceReader] = {}
-
-        def lend(name: str) -> InstanceReader:
-            if name not in used:
-                with self._lock:
-                    free = self._free.get(name)
-                    reader = free.pop() if free else None
-                used[name] = reader or InstanceReader(self._blobs.path(name))
-            return used[name]
-
-        try:
-            yield lend
-        finally:
-            with self._lock:
-                # The next batch is of the same blob or of another; readers of earlier ones are done.
-                done = [reader for name in self._free.keys() - used.keys() for reader in self._free.pop(name)]
-                for name, reader in used.items():
-                    reader.forget_segments()
-                    (done if self._closed else self._free.setdefault(name, [])).append(reader)
-            for reader in done:
-                reader.close()
-
-    def close(self) -> None:
-        """Close all readers; one that is still lent when it comes back."""
-        with self._lock:
-            self._closed = True
-            free, self._free = self._free, {}
-        for reader in [reader for readers in free.values() for reader in readers]:
-            reader.close()
-
-
-def _batches(located: Sequence[Located], readers: _Readers) -> Iterator[list[Located]]:
+def _batches(located: Sequence[Located], readers: BlobReaders) -> Iterator[list[Located]]:
     """Cut into tasks: instances of one blob whose frames lie in the same segments, or spool files.
 
     A cut between segments lets each be decoded once. Where the segments allow no cut, a task holds at most
@@ -269,12 +250,12 @@ def _batches(located: Sequence[Located], readers: _Readers) -> Iterator[list[Loc
         yield batch
 
 
-def _segments_of(item: Located, readers: _Readers) -> Sequence[int]:
+def _segments_of(item: Located, readers: BlobReaders) -> Sequence[int]:
     """Return the segments that hold frames of an instance; none if that cannot be told."""
     if item.blob_name is None or item.blob_index is None:
         return ()
     try:
         with readers.lent() as lent:
             return lent(item.blob_name).segments_of(item.blob_index)
-    except (StorageError, OSError, IndexError):
+    except Exception:
         return ()  # reading the instance will say what is wrong
