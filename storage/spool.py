@@ -224,7 +224,9 @@ class SpoolWriter:
         self._spool = spool
         self._fd = fd
         self._open = True
-        self._part = f"{spool.folder}/{name}{TAKEN}"  # a string: pathlib would cost more than the system calls
+        self._part = (
+            f"{spool.folder}/{name}{TAKEN}"  # a string: pathlib would cost more than the system calls
+        )
         self._hash = hashlib.sha256()
         try:
             self._header = part10_header(meta)

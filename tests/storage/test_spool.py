@@ -67,9 +67,9 @@ def test_the_time_of_receipt_is_exact(
 
 
 def test_write_order(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Data, proof, flush of the file, its name, flush of the folder."""
+    """A name, flush of the folder; then for each data set: data, proof, flush of the file, its last name."""
     steps: list[str] = []
-    real = {name: getattr(os, name) for name in ("write", "pwrite", "fsync")}
+    real = {name: getattr(os, name) for name in ("write", "pwrite", "fsync", "rename")}
 
     def noting(name: str) -> object:
         def call(*arguments: int) -> object:
@@ -78,19 +78,67 @@ def test_write_order(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
 
         return call
 
-    rename = Path.rename
-
-    def noting_rename(self: Path, target: Path) -> Path:
-        steps.append("rename")
-        return rename(self, target)
-
     for name in real:
         monkeypatch.setattr(os, name, noting(name))
-    monkeypatch.setattr(Path, "rename", noting_rename)
     writer = written(spool)
     part = str(writer._part)
+    assert steps == [f"fsync {spool.folder}", "rename", "write", "write"]
     writer.finish()
-    assert steps == ["write", "write", "pwrite", f"fsync {part}", "rename", f"fsync {spool.folder}"]
+    assert steps[4:] == ["pwrite", f"fsync {part}", "rename"]
+
+
+@pytest.mark.parametrize("suffix", [".part", ".free"])
+def test_a_power_cut_may_undo_the_renames(spool: Spool, suffix: str) -> None:
+    finished = written(spool, b"acknowledged").finish()
+    spool.path(finished.name).rename(spool.folder / f"{finished.name}{suffix}")
+    again = Spool(spool.folder)
+    assert again.sweep() == 0
+    assert again.entry(finished.name) == finished
+
+
+@pytest.mark.parametrize("suffix", [".part", ".free"])
+@pytest.mark.parametrize("at", [0, 60, 127, -1])
+def test_a_power_cut_may_leave_the_proof_without_the_data(spool: Spool, suffix: str, at: int) -> None:
+    finished = written(spool, b"not acknowledged").finish()
+    content = bytearray(spool.path(finished.name).read_bytes())
+    spool.remove(finished.name)
+    content[at] ^= 1
+    (spool.folder / f"{finished.name}{suffix}").write_bytes(content)
+    again = Spool(spool.folder)
+    assert again.sweep() == 1
+    assert again.names() == []
+
+
+def test_every_name_was_flushed_before_it_is_used(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With threads at work a file is handed out only if a flush of the folder began after it was made."""
+    flushed: set[str] = set()
+    flushes = []
+    real_fsync = os.fsync
+
+    def fsync(fd: int) -> None:
+        present = {path.stem for path in spool.folder.iterdir()}
+        real_fsync(fd)
+        if path_of(fd) == str(spool.folder):
+            flushed.update(present)
+            flushes.append(fd)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    names: list[str] = []
+
+    def one() -> None:
+        for _ in range(10):
+            writer = written(spool)
+            assert writer.name in flushed
+            names.append(writer.finish().name)
+
+    threads = [threading.Thread(target=one) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(names) == spool.names()
+    assert len(names) == 80
+    assert len(flushes) < 10
 
 
 def test_new_folders_are_flushed_upwards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,6 +156,7 @@ def test_abandoned_leaves_nothing(spool: Spool) -> None:
     finished = written(spool)
     finished.finish()
     finished.abandon()
+    spool.close()
     assert list(spool.folder.iterdir()) == []
 
 
@@ -237,7 +286,7 @@ def test_a_small_file_system(tmp_path: Path) -> None:
             write_and_abandon(spool)
         assert spool.names() == [first.name]
         assert spool.entry(written(spool, b"z" * 20_000).finish().name).size == 20_000
-        os.close(spool._flusher._fd)
+        spool.close()
     finally:
         subprocess.run(["umount", str(folder)], check=True)
 
@@ -252,100 +301,16 @@ def test_a_failure_while_finishing(
 
     writer = written(spool)
     with monkeypatch.context() as patch:
-        patch.setattr(*((os, "fsync", fail) if step == "fsync" else (Path, "rename", fail)))
+        patch.setattr(os, step, fail)
         with pytest.raises(NoSpaceError if code == errno.ENOSPC else OSError):
             writer.finish()
     writer.abandon()
+    spool.close()
     assert list(spool.folder.iterdir()) == []
-
-
-def test_threads_share_flushes(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each rename is followed by a flush that began after it, and 40 of them need fewer than 40."""
-    log: list[tuple[str, int]] = []
-    real_fsync, real_rename = os.fsync, Path.rename
-    folder_fd = spool._flusher._fd
-
-    def fsync(fd: int) -> None:
-        if fd == folder_fd:
-            log.append(("begin", threading.get_ident()))
-            threading.Event().wait(0.005)
-            real_fsync(fd)
-            log.append(("end", threading.get_ident()))
-        else:
-            real_fsync(fd)
-
-    def rename(self: Path, target: Path) -> Path:
-        renamed = real_rename(self, target)
-        log.append(("renamed", threading.get_ident()))
-        return renamed
-
-    monkeypatch.setattr(os, "fsync", fsync)
-    monkeypatch.setattr(Path, "rename", rename)
-
-    def one() -> None:
-        for _ in range(5):
-            written(spool).finish()
-            log.append(("acknowledged", threading.get_ident()))
-
-    threads = [threading.Thread(target=one) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-
-    n_flushes = sum(what == "begin" for what, _ in log)
-    assert n_flushes < 40
-    for position, (what, thread_id) in enumerate(log):
-        if what == "acknowledged":
-            renamed = max(k for k in range(position) if log[k] == ("renamed", thread_id))
-            between = [step for step, _ in log[renamed:position]]
-            begun = between.index("begin")
-            assert "end" in between[begun:], "acknowledged before a flush that began after the rename"
-    assert len(spool.names()) == 40
-
-
-def test_a_failed_flush_fails_for_all_it_was_to_cover(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The kernel reports a lost write once; the flush after it would say that all is well."""
-    inside, go = threading.Event(), threading.Event()
-    calls = []
-
-    def fsync(_fd: int) -> None:
-        calls.append(_fd)
-        if len(calls) == 1:
-            inside.set()
-            go.wait(10)
-        elif len(calls) == 2:
-            raise OSError(errno.EIO, "lost")
-
-    flusher = spool._flusher
-    outcomes: list[str] = []
-
-    def flush() -> None:
-        try:
-            flusher.flush()
-            outcomes.append("ok")
-        except OSError:
-            outcomes.append("failed")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", fsync)
-        first = threading.Thread(target=flush)
-        first.start()
-        inside.wait(10)
-        others = [threading.Thread(target=flush) for _ in range(3)]
-        for thread in others:
-            thread.start()
-        while len(flusher._waiting) < 3:
-            threading.Event().wait(0.001)
-        go.set()
-        for thread in [first, *others]:
-            thread.join()
-    assert sorted(outcomes) == ["failed", "failed", "failed", "ok"]
-    flusher.flush()
 
 
 def test_names_are_locked_while_written(spool: Spool) -> None:
     writer = written(spool)
-    with writer._part.open("rb") as file, pytest.raises(BlockingIOError):
+    with Path(writer._part).open("rb") as file, pytest.raises(BlockingIOError):
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     writer.abandon()
