@@ -88,6 +88,11 @@ def _convert(data: bytes, stored: str, target: str) -> bytes:
         _decompress(data_set, stored)
     elif not encoding.little_endian:
         _swap_words(data_set)
+    return encode(data_set, target)
+
+
+def encode(data_set: Dataset, target: str) -> bytes:
+    """Return pydicom's data set encoded in one of TARGETS; its pixel data must be little endian."""
     out = DicomBytesIO()
     out.is_little_endian = True
     out.is_implicit_VR = target == IMPLICIT_VR_LITTLE_ENDIAN
