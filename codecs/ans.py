@@ -180,7 +180,9 @@ def _push(token: int, state: int, window: int, filled: int, steps: Array, states
 
 
 @njit
-def write_streams(tokens: Array, row_lengths: Array, steps: Array, states: Array, out: Array, ends: Array) -> None:
+def write_streams(
+    tokens: Array, row_lengths: Array, steps: Array, states: Array, out: Array, ends: Array
+) -> None:
     """Encode a frame's tokens into four streams, last row first.
 
     Parameters
@@ -300,7 +302,14 @@ def start_streams(buffer: Array, starts: Array, cursor: Array) -> bool:
 
 @inline
 def read_row(
-    values: Array, contexts: Array, length: int, cursor: Array, limit: int, buffer: Array, table: Array, base: Array
+    values: Array,
+    contexts: Array,
+    length: int,
+    cursor: Array,
+    limit: int,
+    buffer: Array,
+    table: Array,
+    base: Array,
 ) -> None:
     """Decode one row of `length` values, int32, from the four streams.
 

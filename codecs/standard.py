@@ -297,4 +297,3 @@ class StoreCodec(_ByteCodec):
 
     def decode_bytes(self, data: memoryview, size: int) -> bytes:
         return bytes(data)
-

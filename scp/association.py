@@ -45,7 +45,7 @@ class Association:
         self.peer = peer
         self.idle_timeout = idle_timeout
         self.idle = threading.Event()
-        """Set while no message is under way, so that the association can be ended at once."""
+        """Set by who waits for the next request, cleared when it comes: the association can be ended at once."""
         self._pdvs: Iterator[Pdv] = iter(())
         self._in_data_set: Context | None = None
 
@@ -66,7 +66,6 @@ class Association:
         ------
         NetworkError
         """
-        self.idle.set()
         try:
             pdv = self._next_pdv(self.idle_timeout)
         finally:
@@ -90,8 +89,8 @@ class Association:
                 break
             pdv = self._next_pdv(self.layer.pdu_timeout)
         command = decode_command(data)
-        if number(command, COMMAND_DATA_SET_TYPE, NO_DATA_SET) != NO_DATA_SET:
-            self._in_data_set = context
+        has_data_set = number(command, COMMAND_DATA_SET_TYPE, NO_DATA_SET) != NO_DATA_SET
+        self._in_data_set = context if has_data_set else None
         return context, command
 
     def data_set(self) -> Iterator[memoryview]:
@@ -130,7 +129,7 @@ class Association:
             self.layer.send_data(context.context_id, 0, data_set)
 
     def cancelled(self, message_id: int) -> bool:
-        """Tell whether the peer has sent C-CANCEL for the request `message_id`. Does not block.
+        """Tell whether the peer has sent C-CANCEL for the request `message_id`. Does not wait for one.
 
         Raises
         ------

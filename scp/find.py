@@ -1,49 +1,25 @@
-"""C-FIND (PS3.4 C.4.1), and what identifiers of the Query/Retrieve services mean as queries.
+"""What identifiers of the Query/Retrieve services mean as queries, and the answers (PS3.4 C.4.1 to C.4.3).
 
-All but `serve_find` works without a network: bytes in, bytes out. A request that cannot be carried out
-raises an `IdentifierError`, which carries the status to answer with.
+No network: bytes in, bytes out. A request that cannot be carried out raises an `IdentifierError`, which
+carries the status to answer with.
 """
 
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from dcmpress.scp.association import Association
-from dcmpress.scp.commands import (
-    COMMAND_DATA_SET_TYPE,
-    DATA_SET_FOLLOWS,
-    ERROR_COMMENT,
-    MESSAGE_ID,
-    Command,
-    number,
-    response_to,
-)
 from dcmpress.scp.identifier import (
     FIXED,
     QUERY_RETRIEVE_LEVEL,
     AnswerEncoder,
     Identifier,
-    IdentifierError,
     IdentifierMismatchError,
     UnreadableIdentifierError,
     decode_identifier,
 )
-from dcmpress.scp.log import logger
-from dcmpress.scp.negotiation import Context
-from dcmpress.scp.settings import ScpSettings
-from dcmpress.scp.status import (
-    CANCEL,
-    COMMENT_LENGTH,
-    PENDING,
-    PENDING_UNSUPPORTED_KEYS,
-    SUCCESS,
-    UNABLE_TO_PROCESS,
-)
 from dcmpress.storage.catalog.attributes import BY_KEYWORD, BY_TAG, UNIQUE_KEYS, Level
 from dcmpress.storage.catalog.errors import QueryError
 from dcmpress.storage.catalog.query import Key, Matching, Query
-from dcmpress.storage.errors import StorageError
 
 PATIENT_ROOT_FIND = "1.2.840.10008.5.1.4.1.2.1.1"
 PATIENT_ROOT_MOVE = "1.2.840.10008.5.1.4.1.2.1.2"
@@ -105,55 +81,23 @@ class FindRequest:
     default_charset: str = ""
 
 
-def serve_find(
-    catalog: Finds, association: Association, context: Context, command: Command, settings: ScpSettings
-) -> None:
-    """Serve a C-FIND: one pending response for each match, then the final one."""
-    started = time.perf_counter()
-    request = FindRequest(
-        context.abstract_syntax,
-        association.identifier(),
-        context.transfer_syntax,
-        settings.ae_title,
-        relational=context.abstract_syntax in association.negotiated.relational,
-    )
-    status, problem, matches = SUCCESS, "", 0
-    try:
-        identifier = decode_identifier(request.identifier, request.transfer_syntax_uid)
-        pending = PENDING_UNSUPPORTED_KEYS if ignores_keys(identifier) else PENDING
-        for answer in _answers(catalog, request, identifier):
-            if association.cancelled(number(command, MESSAGE_ID)):
-                status = CANCEL
-                break
-            association.send(context, _pending(command, pending), [answer])
-            matches += 1
-    except (IdentifierError, StorageError) as error:
-        status = error.status if isinstance(error, IdentifierError) else UNABLE_TO_PROCESS
-        problem = str(error)
-    response = response_to(command, status)
-    if problem:
-        response[ERROR_COMMENT] = problem[:COMMENT_LENGTH]
-    association.send(context, response)
-    event = logger.info if status in (SUCCESS, CANCEL) else logger.warning
-    event(
-        "find",
-        status=f"{status:04X}",
-        matches=matches,
-        problem=problem,
-        ms=round((time.perf_counter() - started) * 1000, 1),
-    )
+@dataclass(frozen=True, slots=True)
+class FindAnswers:
+    """What a C-FIND request is answered with.
+
+    Attributes
+    ----------
+    identifiers : the encoded identifiers of the pending responses, read from the catalog as they are taken;
+        to cancel, stop taking
+    ignores_keys : a key has a value that is not matched, because the catalog does not keep the attribute
+    """
+
+    identifiers: Iterator[bytes]
+    ignores_keys: bool
 
 
-def _pending(command: Command, status: int) -> Command:
-    response = response_to(command, status)
-    response[COMMAND_DATA_SET_TYPE] = DATA_SET_FOLLOWS
-    return response
-
-
-def find_responses(catalog: Finds, request: FindRequest) -> Iterator[bytes]:
-    """Return an iterator over the encoded identifiers of the pending responses.
-
-    The request is judged at once, the catalog read as the iterator is. To cancel, stop iterating.
+def find_responses(catalog: Finds, request: FindRequest) -> FindAnswers:
+    """Judge a request, and return the answers to it.
 
     Raises
     ------
@@ -161,17 +105,17 @@ def find_responses(catalog: Finds, request: FindRequest) -> Iterator[bytes]:
         If the request cannot be carried out.
     """
     identifier = decode_identifier(request.identifier, request.transfer_syntax_uid, request.default_charset)
-    return _answers(catalog, request, identifier)
-
-
-def _answers(catalog: Finds, request: FindRequest, identifier: Identifier) -> Iterator[bytes]:
     query = find_query(request, identifier)
     encoder = AnswerEncoder(identifier, request.transfer_syntax_uid, request.retrieve_ae_title)
-    return (encoder.encode(match) for match in catalog.find(query))
+    answers = (encoder.encode(match) for match in catalog.find(query))
+    return FindAnswers(answers, ignores_keys(identifier))
 
 
 def ignores_keys(identifier: Identifier) -> bool:
-    """Say whether a key has a value that will not be matched, because the catalog does not keep it."""
+    """Say whether a key has a value that will not be matched, because the catalog does not keep it.
+
+    Pending responses then have status FF01 instead of FF00 (PS3.4 table C.4-1).
+    """
     return any(
         key.text and key.tag not in BY_TAG and key.tag not in FIXED for key in identifier.keys.values()
     )

@@ -23,13 +23,17 @@ from pynetdicom.pdu_primitives import (
 from pynetdicom.presentation import PresentationContext, negotiate_as_acceptor, negotiate_as_requestor
 
 from dcmpress.scp import upper_layer
-from dcmpress.scp.contexts import FIND_CLASSES, GET_CLASSES, MOVE_CLASSES
+from dcmpress.scp.contexts import FIND_CLASSES, GET_CLASSES, MOVE_CLASSES, QUERY_SYNTAXES
 from dcmpress.scp.errors import AbortedError, ProtocolError, RefusedError
 from dcmpress.scp.upper_layer import UpperLayer
 from dcmpress.storage.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
 APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"
 
+PROTOCOL_VERSION = 1
+"""Bit 0 of the protocol version is the only one to test (PS3.8 table 9-11)."""
+
+REJECT_PROTOCOL_VERSION = (1, 2, 2)
 REJECT_APPLICATION_CONTEXT = (1, 1, 2)
 REJECT_CALLING_AE = (1, 1, 3)
 REJECT_CALLED_AE = (1, 1, 7)
@@ -78,6 +82,8 @@ def read_request(layer: UpperLayer, timeout: float) -> A_ASSOCIATE:
     ------
     ProtocolError
         If it sends anything else, or something that is not one.
+    RefusedError
+        If it speaks another version of the protocol: it has been rejected.
     """
     kind, content = layer.read_pdu(timeout)
     if kind == upper_layer.ABORT:
@@ -89,11 +95,13 @@ def read_request(layer: UpperLayer, timeout: float) -> A_ASSOCIATE:
         pdu.decode(_with_header(kind, content))
         primitive: A_ASSOCIATE = pdu.to_primitive()
         contexts = primitive.presentation_context_definition_list
-        usable = all(c.abstract_syntax and c.transfer_syntax for c in contexts)
     except Exception as error:  # pynetdicom raises whatever the bytes provoke
         raise ProtocolError(f"A-ASSOCIATE-RQ cannot be decoded: {error!r}") from None
-    if not usable or len({c.context_id for c in contexts}) != len(contexts):
-        raise ProtocolError("A-ASSOCIATE-RQ has an incomplete or repeated presentation context")
+    if len({c.context_id for c in contexts}) != len(contexts):
+        raise ProtocolError("A-ASSOCIATE-RQ has a repeated presentation context")
+    if not pdu.protocol_version & PROTOCOL_VERSION:
+        reject(layer, REJECT_PROTOCOL_VERSION)
+        raise RefusedError(f"protocol version {pdu.protocol_version:#06x} is not ours")
     return primitive
 
 
@@ -108,7 +116,8 @@ def accept(
     max_pdu: int,
 ) -> Negotiated:
     """Answer a request with A-ASSOCIATE-AC; `supported` tells what we do for an abstract syntax."""
-    proposed = request.presentation_context_definition_list
+    by_id = {c.context_id: c for c in request.presentation_context_definition_list}
+    proposed = [c for c in by_id.values() if c.abstract_syntax and c.transfer_syntax]
     ours = {c.abstract_syntax: s for c in proposed if (s := supported(str(c.abstract_syntax))) is not None}
     roles: dict[UID, tuple[bool, bool]] = {}
     extended: list[SOPClassExtendedNegotiation] = []
@@ -121,6 +130,7 @@ def accept(
         elif isinstance(item, UserIdentityNegotiation):
             identity = item
     results, role_replies = negotiate_as_acceptor(proposed, list(ours.values()), roles)
+    results += [_refusal_of(c) for c in by_id.values() if not (c.abstract_syntax and c.transfer_syntax)]
 
     reply = A_ASSOCIATE()
     reply.application_context_name = UID(APPLICATION_CONTEXT)
@@ -145,7 +155,6 @@ def accept(
     layer.peer_max_pdu = request.maximum_length_received or 0
     layer.send(A_ASSOCIATE_AC(reply).encode())
 
-    by_id = {c.context_id: c for c in proposed}
     negotiated = Negotiated(
         _title(request.calling_ae_title), _title(request.called_ae_title), relational=frozenset(relational)
     )
@@ -161,11 +170,21 @@ def accept(
         else:
             negotiated.refused.append(
                 RefusedContext(
-                    str(result.abstract_syntax), tuple(map(str, offered.transfer_syntax)), result.result
+                    str(result.abstract_syntax or ""), tuple(map(str, offered.transfer_syntax)), result.result
                 )
             )
     negotiated.peer_implementation = _implementation(request)
     return negotiated
+
+
+def _refusal_of(incomplete: PresentationContext) -> PresentationContext:
+    """Refuse a context whose abstract or transfer syntax is empty, as some senders' are; the others go on."""
+    refusal = PresentationContext()
+    refusal.context_id = incomplete.context_id
+    refusal.abstract_syntax = incomplete.abstract_syntax
+    refusal.transfer_syntax = [UID(QUERY_SYNTAXES[1])]  # "not significant" (PS3.8 table 9-18)
+    refusal.result = 0x04 if incomplete.abstract_syntax else 0x03
+    return refusal
 
 
 def _extended_reply(item: SOPClassExtendedNegotiation) -> SOPClassExtendedNegotiation | None:

@@ -18,7 +18,15 @@ from dcmpress.scp.identifier import IdentifierError
 from dcmpress.scp.log import logger
 from dcmpress.scp.negotiation import Context
 from dcmpress.scp.settings import ScpSettings
-from dcmpress.scp.status import CANCEL, COMMENT_LENGTH, OUT_OF_RESOURCES, PENDING, SUCCESS, UNABLE_TO_PROCESS
+from dcmpress.scp.status import (
+    CANCEL,
+    COMMENT_LENGTH,
+    OUT_OF_RESOURCES,
+    PENDING,
+    PENDING_UNSUPPORTED_KEYS,
+    SUCCESS,
+    UNABLE_TO_PROCESS,
+)
 from dcmpress.scp.upper_layer import IS_COMMAND
 from dcmpress.storage.archive import Archive
 from dcmpress.storage.errors import StorageError
@@ -35,16 +43,16 @@ def serve_find(
         retrieve_ae_title=settings.ae_title,
         relational=context.abstract_syntax in association.negotiated.relational,
     )
-    pending = response_to(command, PENDING)
-    pending[COMMAND_DATA_SET_TYPE] = DATA_SET_FOLLOWS
-    pending_command = encode_command(pending)  # the same for every match
     message_id = number(command, MESSAGE_ID)
     matches = 0
     status, problem = SUCCESS, ""
     offending: tuple[int, ...] = ()
     try:
         answers = find_responses(archive.catalog, request)
-        for answer in islice(answers, settings.find_limit or None):
+        pending = response_to(command, PENDING_UNSUPPORTED_KEYS if answers.ignores_keys else PENDING)
+        pending[COMMAND_DATA_SET_TYPE] = DATA_SET_FOLLOWS
+        pending_command = encode_command(pending)  # the same for every match
+        for answer in islice(answers.identifiers, settings.find_limit or None):
             association.layer.send_data(context.context_id, IS_COMMAND, [pending_command])
             association.layer.send_data(context.context_id, 0, [answer])
             matches += 1
@@ -52,7 +60,7 @@ def serve_find(
                 status = CANCEL
                 break
         else:
-            if settings.find_limit and next(answers, None) is not None:
+            if settings.find_limit and next(answers.identifiers, None) is not None:
                 status = OUT_OF_RESOURCES
                 problem = f"more than {settings.find_limit} matches; narrow the query"
     except IdentifierError as error:

@@ -1,6 +1,7 @@
 """The DICOM listener: one thread per association, blocked in its own socket while there is nothing to do."""
 
 import contextlib
+import resource
 import socket
 import threading
 import time
@@ -29,6 +30,7 @@ from dcmpress.scp.errors import (
     AbortedError,
     ConnectionLostError,
     ProtocolError,
+    RefusedError,
     ReleasedError,
 )
 from dcmpress.scp.log import logger
@@ -43,6 +45,9 @@ from dcmpress.storage.archive import Archive
 
 _BACKLOG = 1024
 """Connections that the kernel keeps for us; a burst of modalities must not see refusals."""
+
+_MOST_FILES = 1 << 16
+"""Open files that the process asks for: connections that say nothing must not use up those of the spool."""
 
 _SHUTDOWN_REASON = 0
 
@@ -59,6 +64,8 @@ class _Connection:
     """A connection and, once negotiated, its association."""
 
     layer: UpperLayer
+    admitted: bool = False
+    """Counts against the limit of associations."""
     association: Association | None = None
 
 
@@ -84,6 +91,7 @@ class DicomServer:
 
     def start(self) -> int:
         """Begin to accept associations; return the port (chosen by the system if it was 0)."""
+        _raise_file_limit()
         family = socket.AF_INET6 if ":" in self.settings.bind else socket.AF_INET
         self._listener = socket.create_server(
             (self.settings.bind, self.settings.port), family=family, backlog=_BACKLOG
@@ -172,7 +180,10 @@ class DicomServer:
                 self._serve(association)
         except ProtocolError as error:
             logger.warning("aborting: the peer breaks the protocol", problem=str(error), reason=error.reason)
-            connection.layer.send_abort(error.reason)
+            # PS3.8 table 9-10: before there is an association the abort is the service user's (AA-1).
+            connection.layer.send_abort(error.reason, by_user=connection.association is None)
+        except RefusedError as error:
+            logger.warning("association rejected", problem=str(error))
         except (AbortedError, ConnectionLostError) as error:
             if self._stopping.is_set():
                 connection.layer.send_abort(_SHUTDOWN_REASON)
@@ -193,7 +204,7 @@ class DicomServer:
         calling = str(request.calling_ae_title or "").strip()
         called = str(request.called_ae_title or "").strip()
         structlog.contextvars.bind_contextvars(calling_ae=calling)
-        refusal = self._refusal(request, calling, called, host, settings)
+        refusal = self._refusal(request, calling, called, host, settings) or self._admit(connection, settings)
         if refusal is not None:
             why, advice = refusal
             logger.warning("association rejected", called_ae=called, advice=advice)
@@ -227,14 +238,21 @@ class DicomServer:
                 negotiation.REJECT_CALLED_AE,
                 f"the caller must name {settings.ae_title}; or set dicom.require_called_ae: false",
             )
-        with self._lock:
-            established = sum(1 for c in self._connections if c.association is not None)
-        if established >= settings.max_associations:
-            return (
-                negotiation.REJECT_LOCAL_LIMIT,
-                f"{established} associations are open; raise dicom.max_associations",
-            )
         return None
+
+    def _admit(
+        self, connection: _Connection, settings: ScpSettings
+    ) -> tuple[tuple[int, int, int], str] | None:
+        """Count a connection as an association, or return why not as `_refusal` does."""
+        with self._lock:
+            admitted = sum(1 for c in self._connections if c.admitted)
+            connection.admitted = admitted < settings.max_associations
+        if connection.admitted:
+            return None
+        return (
+            negotiation.REJECT_LOCAL_LIMIT,
+            f"{admitted} associations are open; raise dicom.max_associations",
+        )
 
     def _serve(self, association: Association) -> None:
         """Serve messages until the association ends."""
@@ -251,6 +269,7 @@ class DicomServer:
         }
         try:
             while not self._stopping.is_set():
+                association.idle.set()
                 context, command = association.receive()
                 field = number(command, COMMAND_FIELD)
                 if field in services:
@@ -266,6 +285,13 @@ class DicomServer:
             logger.info("association released")
             return
         association.layer.send_abort(_SHUTDOWN_REASON)
+
+
+def _raise_file_limit() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _log_negotiated(negotiated: Negotiated) -> None:

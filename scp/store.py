@@ -6,14 +6,27 @@ from dcmpress.scp.association import Association
 from dcmpress.scp.commands import (
     AFFECTED_SOP_CLASS_UID,
     AFFECTED_SOP_INSTANCE_UID,
+    COMMAND_DATA_SET_TYPE,
     ERROR_COMMENT,
+    NO_DATA_SET,
     Command,
+    number,
     response_to,
     text,
 )
+from dcmpress.scp.contexts import is_storage
+from dcmpress.scp.errors import NetworkError
 from dcmpress.scp.log import logger
 from dcmpress.scp.negotiation import Context
-from dcmpress.scp.status import COMMENT_LENGTH, INVALID_SOP_INSTANCE, SUCCESS, store_status
+from dcmpress.scp.status import (
+    CANNOT_UNDERSTAND,
+    COMMENT_LENGTH,
+    INVALID_SOP_INSTANCE,
+    PROCESSING_FAILURE,
+    SOP_CLASS_NOT_SUPPORTED,
+    SUCCESS,
+    store_status,
+)
 from dcmpress.storage.archive import Archive, Incoming
 from dcmpress.storage.errors import StorageError
 from dcmpress.storage.part10 import FileMeta
@@ -35,16 +48,18 @@ def serve_store(archive: Archive, association: Association, context: Context, co
     sop_instance = text(command, AFFECTED_SOP_INSTANCE_UID)
     outcome = ""
     size = 0
+    status, problem = _refusal(context, command, sop_class, sop_instance)
     try:
-        if not sop_instance or len(sop_instance) > LONGEST_UID or not sop_instance.isascii():
-            association.skip_data_set()
-            status, problem = INVALID_SOP_INSTANCE, "no usable Affected SOP Instance UID"
-        else:
-            receipt, size = _receive(archive, association, context, sop_class, sop_instance)
-            status, problem, outcome = SUCCESS, "", receipt
+        if status == SUCCESS:
+            outcome, size = _receive(archive, association, context, sop_class, sop_instance)
+    except NetworkError:
+        raise
     except (StorageError, OSError) as error:
-        association.skip_data_set()
         status, problem = store_status(error), str(error)
+    except Exception:  # the sender keeps its copy, and the association goes on
+        logger.exception("store failed", sop_instance=sop_instance)
+        status, problem = PROCESSING_FAILURE, "internal error"
+    association.skip_data_set()
 
     response = response_to(command, status)
     if problem:
@@ -59,6 +74,24 @@ def serve_store(archive: Archive, association: Association, context: Context, co
         bytes=size,
         ms=round((time.perf_counter() - started) * 1000, 1),
     )
+
+
+def _refusal(context: Context, command: Command, sop_class: str, sop_instance: str) -> tuple[int, str]:
+    """Return the status, and why, with which a request is refused before its data set is looked at."""
+    if not is_storage(context.abstract_syntax, accept_private=True):
+        return SOP_CLASS_NOT_SUPPORTED, f"{context.abstract_syntax} is no storage SOP class"
+    if not is_uid(sop_class):
+        return INVALID_SOP_INSTANCE, "no usable Affected SOP Class UID"
+    if not is_uid(sop_instance):
+        return INVALID_SOP_INSTANCE, "no usable Affected SOP Instance UID"
+    if number(command, COMMAND_DATA_SET_TYPE, NO_DATA_SET) == NO_DATA_SET:
+        return CANNOT_UNDERSTAND, "the request has no data set"
+    return SUCCESS, ""
+
+
+def is_uid(text: str) -> bool:
+    """Tell whether a text can name an instance: PS3.5 chapter 9 made lenient, as real senders are."""
+    return 0 < len(text) <= LONGEST_UID and text.isascii() and text.isprintable() and "\\" not in text
 
 
 def _receive(

@@ -173,12 +173,14 @@ class UpperLayer:
     def send(self, *parts: bytes | memoryview) -> None:
         """Send bytes; raise ConnectionLostError if the peer does not take them within `pdu_timeout`."""
         views = [memoryview(part) for part in parts]
+        deadline = time.monotonic() + self.pdu_timeout
         try:
-            self.socket.settimeout(self.pdu_timeout)
             if sum(len(view) for view in views) <= _SHORT_SEND:
+                self.socket.settimeout(self.pdu_timeout)
                 self.socket.sendall(b"".join(views))
                 return
             while views:
+                self.socket.settimeout(max(0.001, deadline - time.monotonic()))
                 sent = self._sendmsg(views[:_IOVECS])
                 while views and sent >= len(views[0]):
                     sent -= len(views[0])

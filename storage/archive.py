@@ -90,6 +90,7 @@ class Archive:
     def close(self) -> None:
         """Let go of everything."""
         self.retriever.close()
+        self.spool.close()
         self.catalog.close()
 
     # On the way in
@@ -269,17 +270,11 @@ class Archive:
                 recovered.dropped += 1
             except Exception as error:  # one bad file must not keep the node from starting
                 recovered.problems[name] = str(error)
-        if known - present:
-            self._note_gone(recovered)
+        gone = sorted(known - present)
+        self.catalog.settling.mark_lost(gone)
+        for name in gone:
+            recovered.problems[name] = "the catalog relies on this spool file, but it is gone"
         return recovered
-
-    def _note_gone(self, recovered: "Recovered") -> None:
-        """Mark instances whose spool file is gone as damaged, so that the same bytes sent again heal them."""
-        problem = "the catalog relies on this spool file, but it is gone"
-        for instance in self.spooled():
-            if not self.spool.path(instance.spool_name).exists():
-                self.catalog.settling.mark_damaged([instance.instance_pk], problem)
-                recovered.problems[instance.spool_name] = problem
 
     def spooled(self) -> Iterator[SpooledInstance]:
         """Yield the instances that lie in the spool and are not known to be damaged."""

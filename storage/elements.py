@@ -209,10 +209,3 @@ def inflate(data: Buffer, limit: int, *, whole: bool = False) -> bytes:
     if whole and not unpacker.eof:
         raise MalformedError("the deflate stream is cut short or too long")
     return inflated
-
-
-def deflate(data: Buffer) -> bytes:
-    """Return an explicit VR little endian data set deflated (raw deflate, padded to even length)."""
-    packer = zlib.compressobj(wbits=-zlib.MAX_WBITS)
-    packed = packer.compress(data) + packer.flush()
-    return packed + b"\0" * (len(packed) % 2)

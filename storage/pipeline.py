@@ -6,8 +6,6 @@ own process along, and associations always come first.
 """
 
 import fcntl
-import os
-import signal
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -17,9 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
-from multiprocessing import get_context
 from pathlib import Path
-from time import monotonic, sleep
+from time import monotonic
 from typing import Any
 
 import structlog
@@ -30,6 +27,7 @@ from dcmpress.storage.archive import Archive
 from dcmpress.storage.catalog.settling import BlobFacts, SpooledInstance, SpooledSeries, requested_codec
 from dcmpress.storage.compress import FALLBACK, CodecChoice, CompressJob, CompressResult, compress
 from dcmpress.storage.errors import DamagedError, MissingError
+from dcmpress.storage.workers import end_at_once, worker_pool
 
 logger: Any = structlog.get_logger("dcmpress.pipeline")
 
@@ -139,12 +137,7 @@ class Pipeline:
 
     def _workers(self) -> ProcessPoolExecutor:
         if self._pool is None:
-            self._pool = ProcessPoolExecutor(
-                self.settings.workers,
-                mp_context=get_context("spawn"),
-                initializer=_begin_worker,
-                initargs=(os.getpid(),),
-            )
+            self._pool = worker_pool(self.settings.workers)
         return self._pool
 
     def stop(self) -> None:
@@ -396,9 +389,7 @@ class Pipeline:
 
     def _abandon_all(self) -> None:
         if self._pool is not None:
-            for process in list((self._pool._processes or {}).values()):
-                process.terminate()
-            self._pool.shutdown(wait=True, cancel_futures=True)
+            end_at_once(self._pool)
             self._pool = None
         for group in self._in_flight.values():
             self._forget(group)
@@ -407,25 +398,12 @@ class Pipeline:
 
 
 @contextmanager
-def exclusive(root: Path) -> Iterator[bool]:
-    """Hold the right to compress what lies under `root`; yields whether it could be had."""
-    with (root / "pipeline.lock").open("a") as file:
+def exclusive(root: Path, name: str = "pipeline.lock") -> Iterator[bool]:
+    """Hold a right on the archive under `root`, by default to compress its spool; yields whether one has it."""
+    with (root / name).open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             yield False
             return
         yield True
-
-
-def _begin_worker(node: int) -> None:
-    """Give way to associations, leave Ctrl-C to the node, and never outlive it."""
-    os.nice(10)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with, args=(node,), daemon=True).start()
-
-
-def _end_with(node: int) -> None:
-    while os.getppid() == node:
-        sleep(0.5)
-    os._exit(1)

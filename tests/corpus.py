@@ -66,16 +66,22 @@ def _sort_key(path: Path) -> tuple[float, int]:
     return float(position[2]), int(dataset.get("InstanceNumber") or 0)
 
 
-def series(group: str, limit: int | None = None, folder: Path = FOLDER) -> NDArray[Any]:
-    """Return the largest series of `group` as one array, slices in space, then in time.
+def series(
+    group: str, limit: int | None = None, folder: Path = FOLDER, size: tuple[int, int] | None = None
+) -> NDArray[Any]:
+    """Return the largest series of `group` as one array: by place of the slice, then by time.
 
     Parameters
     ----------
     limit : int, optional
         At most so many frames, from the middle of the series.
+    size : (rows, columns), optional
+        Only files with such frames.
     """
     by_series: dict[tuple[str, int, int], list[Entry]] = {}
     for entry in entries(group, folder):
+        if size and (entry.rows, entry.columns) != size:
+            continue
         by_series.setdefault((entry.series, entry.rows, entry.columns), []).append(entry)
     chosen = max(by_series.values(), key=lambda files: sum(e.rows * e.columns * e.frames for e in files))
     paths: Sequence[Path] = [entry.path for entry in chosen]

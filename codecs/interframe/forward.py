@@ -21,21 +21,29 @@ from dcmpress.codecs import ans
 from dcmpress.codecs.bits import ByteReader, as_bytes, put_varint
 from dcmpress.codecs.errors import CorruptStreamError
 from dcmpress.codecs.interframe import context, fit, geometry, kernels, predict
-from dcmpress.codecs.interframe.labels import N_LABEL_CONTEXTS, label_values, read_labels
-from dcmpress.codecs.interframe.side import SideReader, SideWriter
+from dcmpress.codecs.interframe.records import (
+    N_COUNT_CONTEXTS,
+    N_FRAME_CONTEXTS,
+    count_values,
+    frame_values,
+    read_counts,
+    read_frame,
+    valid_labels,
+)
+from dcmpress.codecs.interframe.side import SideReader, SideWriter, code_values
 
 Array = NDArray[Any]
 
-BATCH_SAMPLES = 200_000
+BATCH_SAMPLES = 1_000_000
 MAX_TILE = 256
+WEIGHT_TOTAL = 210
+SMALL_FRAME = 1 << 15
 _NO_PLANE = np.zeros(0, np.int32)
 _NO_ERRORS = np.zeros(0, np.uint16)
 
 # Contexts of the side information of a batch header, and of a frame.
 _MISC, _COEFFICIENT, _COUNT = 0, 1, 1 + predict.N_TAPS
-_N_BATCH_CONTEXTS = _COUNT + 16
-_LENGTH, _RUN, _LABEL = 1, 2, 3
-_N_FRAME_CONTEXTS = _LABEL + N_LABEL_CONTEXTS
+_N_BATCH_CONTEXTS = _COUNT + N_COUNT_CONTEXTS
 
 _INTRA_WEIGHTS = (56, 28, 28, 14, 14, 24, 8, 0, 0, 0)
 _INTER_WEIGHTS = (32, 16, 16, 8, 8, 16, 0, 16, 8, 8)
@@ -46,6 +54,7 @@ class Settings:
     """What an effort means to the encoder. The decoder reads all it needs from the stream."""
 
     tile: int
+    small_tile: int
     classes: int
     row_step: int
     iterations: int
@@ -53,14 +62,18 @@ class Settings:
     spatial_taps: tuple[int, ...]
     reference_taps: tuple[int, ...]
     n_extra: int
-    hold: int
-    """Batches after the first that keep its classes."""
+    learn_every: int
+    """Tiles, of which one is looked at in finding the classes."""
+    coarse: int
+    """Fraction bits of coefficients not used."""
+    weight_step: int
+    """Rows, of which one is looked at in finding the weights of the activity; 0: the usual weights."""
 
 
 _NEAR = (1, 3, 4, 5, 6, 7, 10, 11, 12)
 _WIDE = tuple(range(1, predict.N_SPATIAL))
-FAST = Settings(32, 6, 8, 3, 8, _NEAR, tuple(range(17, 26)), 0, 0)
-BALANCED = Settings(32, 12, 4, 6, 4, _WIDE, tuple(range(17, 30)), 1, 0)
+FAST = Settings(64, 32, 8, 16, 3, 8, _NEAR, tuple(range(17, 26)), 0, 1, 6, 0)
+BALANCED = Settings(32, 32, 24, 4, 5, 4, _WIDE, tuple(range(17, 30)), 1, 1, 6, 16)
 
 
 @dataclass
@@ -70,6 +83,7 @@ class _Batch:
     tile: int
     n_extra: int
     shift: int
+    coarse: int
     classes: list[Array]
     """Without a reference, with one: int32 (classes, N_TAPS); empty if no frame needs it."""
     weights: list[Array]
@@ -98,7 +112,10 @@ class _Frames:
         self.size = geometry.padded_size(self.rows, self.columns)
         self.errors: dict[int, Array] = {}
         self.last_use = {r: i for i, r in enumerate(references) if r >= 0}
-        self.reference = np.empty(self.size, np.int32)
+        self.current = np.zeros(self.size, np.int32)
+        self.reference = np.zeros(self.size, np.int32)
+        self.inside = -1
+        """Number of the frame that `reference` holds, unmoved."""
         self.extra = np.empty((predict.MAX_EXTRA, self.size), np.int32)
         self._spare: list[Array] = []
 
@@ -115,6 +132,18 @@ class _Frames:
         for j in (i, reference):
             if j >= 0 and self.last_use.get(j, -1) <= i and j in self.errors:
                 self._spare.append(self.errors.pop(j))
+
+    def pad(self, i: int) -> Array:
+        """Return frame `i`, padded, in `current`."""
+        geometry.pad_current(self.planes[i], self.current)
+        return self.current
+
+    def turn(self, i: int) -> None:
+        """Frame `i` in `current` is done; keep it as the likely next reference."""
+        if self.last_use.get(i, -1) > i:
+            geometry.repeat_edges(self.current, self.rows, self.columns)
+            self.current, self.reference = self.reference, self.current
+            self.inside = i
 
     def errors_behind(self, i: int) -> Array:
         """Return the error map of the reference of frame `i`, moved with it."""
@@ -135,7 +164,9 @@ class _Frames:
         if j < 0:
             return _NO_PLANE, self.extra
         dy, dx = self.shifts[i] if self.shifts else (0, 0)
-        geometry.pad_reference(self.planes[j], self.reference, dy, dx)
+        if j != self.inside or dy or dx:
+            geometry.pad_reference(self.planes[j], self.reference, dy, dx)
+            self.inside = -1 if dy or dx else j
         for k in range(n_extra):
             if self.references[j] >= 0:
                 if self.shifts:
@@ -175,14 +206,14 @@ def _encode_batch(
 ) -> tuple[bytes, list[bytes]]:
     rows, columns = frames.rows, frames.columns
     shift = predict.coefficient_shift(max_value)
+    coarse = settings.coarse - (13 - shift)
     errors_shift = context.error_shift(max_value)
     n_extra = settings.n_extra if any(frames.references[i] >= 0 for i in members) else 0
-    tile = settings.tile
+    tile = settings.tile if rows * columns > SMALL_FRAME else settings.small_tile
     down, across = -(-rows // tile), -(-columns // tile)
     n_tiles = down * across
     line = geometry.stride(columns)
 
-    current = np.empty(frames.size, np.int32)
     labels = np.zeros((len(members), down, across), np.int64)
     classes = [np.zeros((0, predict.N_TAPS), np.int32), np.zeros((0, predict.N_TAPS), np.int32)]
     for kind in (0, 1):
@@ -191,24 +222,25 @@ def _encode_batch(
             continue
         taps = settings.spatial_taps
         if kind:
-            taps += settings.reference_taps + tuple(
-                range(predict.N_SPATIAL + len(predict.REFERENCE_TAPS), predict.N_TAPS)
-            )[:n_extra]
+            taps += (
+                settings.reference_taps
+                + tuple(range(predict.N_SPATIAL + len(predict.REFERENCE_TAPS), predict.N_TAPS))[:n_extra]
+            )
         tap_frames = np.array([predict.TAPS[t][0] for t in taps], np.int64)
         tap_offsets = np.array([predict.TAPS[t][1] * line + predict.TAPS[t][2] for t in taps], np.int64)
-        grams = np.empty((len(users) * n_tiles, len(taps) + 1, len(taps) + 1), np.float32)
+        grams = np.zeros((len(users) * n_tiles, fit.packed_size(len(taps))), np.float32)
         for k, i in enumerate(users):
             reference, extra = frames.planes_behind(i, n_extra)
-            geometry.pad_current(frames.planes[i], current)
             fit.tile_grams(
-                current, reference, extra, rows, columns, tile, settings.row_step,
+                frames.pad(i), reference, extra, rows, columns, tile, settings.row_step,
                 tap_frames, tap_offsets, grams[k * n_tiles : (k + 1) * n_tiles],
             )  # fmt: skip
+            frames.turn(i)
         n_classes = max(1, min(settings.classes, len(users) * n_tiles // 8))
         vectors = np.zeros((n_classes, len(taps) + 1), np.float32)
         assignment = np.zeros(len(grams), np.int64)
-        fit.cluster(grams, vectors, assignment, settings.iterations, False)
-        classes[kind] = fit.quantise(vectors, np.array(taps), shift)
+        fit.cluster(grams, vectors, assignment, settings.iterations, settings.learn_every)
+        classes[kind] = fit.quantise(vectors, np.array(taps), shift, coarse)
         for k, i in enumerate(users):
             chosen = assignment[k * n_tiles : (k + 1) * n_tiles]
             labels[i - members[0]] = chosen.reshape(down, across)
@@ -218,26 +250,29 @@ def _encode_batch(
     for k, i in enumerate(members):
         kind = int(frames.references[i] >= 0)
         reference, extra = frames.planes_behind(i, n_extra)
-        geometry.pad_current(frames.planes[i], current)
+        current = frames.pad(i)
         errors = frames.new_errors(i)
-        arguments = (
-            residuals[k], errors, current, reference, n_extra if kind else 0, extra,
-            tile, labels[k], classes[kind], shift, errors_shift,
+        extras = n_extra if kind else 0
+        wide = predict.is_wide(classes[kind])
+        fit.choose_modes(
+            current, reference, extras, extra, rows, columns, tile, settings.mode_step,
+            labels[k], classes[kind], shift, wide, fit.COST,
         )  # fmt: skip
-        worst = kernels.residual_frame(*arguments)
-        changed = fit.choose_modes(
-            current, reference, residuals[k], rows, columns, tile, settings.mode_step, labels[k], fit.COST
-        )
-        if worst >= 1 << 18:
+        arguments = (
+            residuals[k], errors, current, reference, extras, extra,
+            tile, labels[k], classes[kind], shift, wide, errors_shift,
+        )  # fmt: skip
+        if kernels.residual_frame(*arguments) >= 1 << 18:
             labels[k] = predict.MEDIAN
-            changed = 1
-        if changed:
             kernels.residual_frame(*arguments)
+        frames.turn(i)
         error_maps.append(errors)
 
     level = int(error_maps[0][::7].mean(dtype=np.float64)) if error_maps else 0
-    weights = [np.array(_INTRA_WEIGHTS, np.int32), np.array(_INTER_WEIGHTS, np.int32)]
-    activities = np.empty((len(members), rows, columns), np.uint16)
+    weights = [
+        _activity_weights(frames, members, error_maps, kind, settings.weight_step) for kind in (0, 1)
+    ]
+    activities = np.empty((len(members), rows, columns), np.int16)
     population = np.zeros(context.MAX_ACTIVITY + 1, np.int64)
     for k, i in enumerate(members):
         kind = int(frames.references[i] >= 0)
@@ -262,12 +297,14 @@ def _encode_batch(
         used.append((n_tokens, runs[:n_runs].copy()))
     counts = np.empty((ans.N_CONTEXTS, ans.SLOTS), np.int64)
     ans.normalise(histogram.reshape(ans.N_CONTEXTS, ans.SLOTS), counts)
-    batch = _Batch(tile, n_extra, shift, classes, weights, level, thresholds, counts)
+    batch = _Batch(tile, n_extra, shift, coarse, classes, weights, level, thresholds, counts)
 
     steps = np.zeros(ans.N_CONTEXTS * ans.SLOTS, np.uint64)
     states = np.zeros((ans.N_CONTEXTS + 1) * ans.N_STATES, np.uint16)
     ans.build_encoder(counts, steps, states)
-    words = np.empty((ans.N_STREAMS, ((rows * (columns + 3) // 4 + rows) * ans.MAX_SYMBOL_BITS) // 32 + 4), np.uint32)
+    words = np.empty(
+        (ans.N_STREAMS, ((rows * (columns + 3) // 4 + rows) * ans.MAX_SYMBOL_BITS) // 32 + 4), np.uint32
+    )
     ends = np.empty((ans.N_STREAMS, 4), np.int64)
     records = []
     for k in range(len(members)):
@@ -278,12 +315,28 @@ def _encode_batch(
     return _batch_header(batch), records
 
 
+def _activity_weights(
+    frames: _Frames, members: range, error_maps: list[Array], kind: int, step: int
+) -> Array:
+    """Return the weights of the activity of frames without (0) or with (1) a reference."""
+    usual = np.array(_INTER_WEIGHTS if kind else _INTRA_WEIGHTS, np.uint16)
+    if not step:
+        return usual
+    matrix = np.zeros((context.N_WEIGHTS + 1, context.N_WEIGHTS + 1))
+    for i, errors in zip(members, error_maps, strict=True):
+        if (frames.references[i] >= 0) == bool(kind):
+            behind = frames.errors_behind(i)
+            fit.context_equations(errors, behind, frames.rows, frames.columns, step, matrix)
+    fitted = fit.fit_weights(matrix, context.WEIGHT_USES, WEIGHT_TOTAL)
+    return usual if fitted is None else fitted.astype(np.uint16)
+
+
 def _quantiles(population: Array) -> Array:
     """Return N_CONTEXTS - 1 thresholds: 1, then steps of equal population above it."""
     cumulative = np.cumsum(population[1:])
     total = int(cumulative[-1])
     n = ans.N_CONTEXTS - 1
-    thresholds = np.ones(n, np.int32)
+    thresholds = np.ones(n, np.int16)
     for k in range(1, n):
         position = int(np.searchsorted(cumulative, total * k // n, side="right")) + 1
         thresholds[k] = max(thresholds[k - 1], min(position, context.MAX_ACTIVITY))
@@ -292,26 +345,20 @@ def _quantiles(population: Array) -> Array:
 
 def _batch_header(batch: _Batch) -> bytes:
     side = SideWriter(_N_BATCH_CONTEXTS)
-    side.put(np.array([batch.tile - 1, batch.n_extra, batch.level]), _MISC)
+    side.put(np.array([batch.tile - 1, batch.n_extra, batch.level, batch.coarse]), _MISC)
     for classes, weights in zip(batch.classes, batch.weights, strict=True):
         side.put(len(classes), _MISC)
         if len(classes):
             side.put(weights, _MISC)
             tap = _COEFFICIENT + np.arange(1, predict.N_TAPS)
-            for previous, vector in zip([np.zeros(predict.N_TAPS, np.int32), *classes], classes, strict=False):
-                side.put_signed((vector - previous)[1:], tap)
+            steps = np.diff(classes[:, 1:] >> batch.coarse, axis=0, prepend=0)
+            side.put_signed(steps.reshape(-1), np.tile(tap, len(classes)))
     side.put(np.diff(batch.thresholds, prepend=0), _MISC)
-    for counts in batch.counts:
-        last = int(np.flatnonzero(counts)[-1])
-        side.put(last, _MISC)
-        side.put(counts[: last + 1], _count_contexts(counts[: last + 1]))
+    values = np.empty(batch.counts.size + ans.N_CONTEXTS, np.int64)
+    contexts = np.empty(len(values), np.uint16)
+    n = count_values(batch.counts, _COUNT, values, contexts)
+    side.put(values[:n], contexts[:n])
     return side.finish()
-
-
-def _count_contexts(counts: Array) -> Array:
-    """Return the context of each count: the bit length of the one before it."""
-    before = np.concatenate(([0], counts[:-1]))
-    return _COUNT + np.frexp(before.astype(np.float64))[1].clip(0, 15)
 
 
 def _read_batch(data: memoryview, max_value: int) -> _Batch:
@@ -319,7 +366,8 @@ def _read_batch(data: memoryview, max_value: int) -> _Batch:
     tile = side.one(_MISC) + 1
     n_extra = side.one(_MISC)
     level = side.one(_MISC)
-    if tile > MAX_TILE or n_extra > predict.MAX_EXTRA or level > context.MAX_ERROR:
+    coarse = side.one(_MISC)
+    if tile > MAX_TILE or n_extra > predict.MAX_EXTRA or level > context.MAX_ERROR or coarse > 8:
         raise CorruptStreamError("impossible batch parameters")
     shift = predict.coefficient_shift(max_value)
     all_classes, all_weights = [], []
@@ -328,51 +376,36 @@ def _read_batch(data: memoryview, max_value: int) -> _Batch:
         if n_classes > predict.MAX_CLASSES:
             raise CorruptStreamError(f"{n_classes} classes")
         classes = np.zeros((n_classes, predict.N_TAPS), np.int32)
-        weights = np.zeros(context.N_WEIGHTS, np.int32)
+        weights = np.zeros(context.N_WEIGHTS, np.uint16)
         if n_classes:
-            weights = side.take(context.N_WEIGHTS, _MISC).astype(np.int32)
-            if weights.max() > 255:
+            weights = side.take(context.N_WEIGHTS, _MISC)
+            if int(weights @ context.WEIGHT_USES) > context.MAX_WEIGHT_SUM:
                 raise CorruptStreamError("impossible activity weight")
+            weights = weights.astype(np.uint16)
             tap = _COEFFICIENT + np.arange(1, predict.N_TAPS)
-            differences = [side.take_signed(predict.N_TAPS - 1, tap) for _ in range(n_classes)]
-            classes[:, 1:] = np.cumsum(differences, axis=0)
+            steps = side.take_signed(n_classes * (predict.N_TAPS - 1), np.tile(tap, n_classes))
+            classes[:, 1:] = np.cumsum(steps.reshape(n_classes, -1), axis=0) << coarse
             classes[:, 0] = (1 << shift) - classes[:, 1:].sum(axis=1)
         all_classes.append(classes)
         all_weights.append(weights)
-    thresholds = np.cumsum(side.take(ans.N_CONTEXTS - 1, _MISC)).astype(np.int32)
+    thresholds = np.cumsum(side.take(ans.N_CONTEXTS - 1, _MISC)).clip(0, 1 << 14).astype(np.int16)
     counts = np.zeros((ans.N_CONTEXTS, ans.SLOTS), np.int64)
-    for row in counts:
-        last = side.one(_MISC)
-        if last >= ans.N_SYMBOLS:
-            raise CorruptStreamError(f"symbol {last}")
-        before = 0
-        for symbol in range(last + 1):
-            before = row[symbol] = side.one(_COUNT + min(int(before).bit_length(), 15))
+    if not read_counts(counts, ans.N_SYMBOLS, _COUNT, side.probabilities, side.state, side.data):
+        raise CorruptStreamError("symbol out of range")
     if (counts.sum(axis=1) != ans.N_STATES).any():
         raise CorruptStreamError("symbol counts do not fill their table")
-    return _Batch(tile, n_extra, shift, all_classes, all_weights, level, thresholds, counts)
+    return _Batch(tile, n_extra, shift, coarse, all_classes, all_weights, level, thresholds, counts)
 
 
 def _frame_record(labels: Array, runs: Array, skipping: bool, streams: list[bytes]) -> bytes:
-    side = SideWriter(_N_FRAME_CONTEXTS)
-    side.put(int(skipping), 0)
-    if skipping:
-        side.put(len(runs), 0)
-        side.put(runs, _RUN)
-    previous = 0
-    for stream in streams[:-1]:
-        high, low = divmod(len(stream), 1 << 12)
-        side.put_signed(high - (previous >> 12), _LENGTH)
-        side.put(low, 0)
-        previous = len(stream)
-    values = np.empty(labels.size, np.int64)
-    contexts = np.empty(labels.size, np.uint16)
-    label_values(labels, _LABEL, values, contexts)
-    side.put(values, contexts)
-    coded = side.finish()
+    lengths = np.array([len(stream) for stream in streams[:-1]], np.int64)
+    values = np.empty(len(runs) + 2 * len(lengths) + labels.size + 2, np.int64)
+    contexts = np.empty(len(values), np.uint16)
+    n = frame_values(labels, runs, skipping, lengths, values, contexts)
+    side = code_values(values[:n], contexts[:n], N_FRAME_CONTEXTS)
     out = bytearray()
-    put_varint(out, len(coded))
-    return bytes(out) + coded + b"".join(streams)
+    put_varint(out, len(side))
+    return b"".join((out, side, *streams))
 
 
 def decode_planes(
@@ -408,7 +441,6 @@ def decode_planes(
     decoded: dict[int, Array] = {}
     frames = _Frames(np.empty((0, rows, columns), np.uint16), wanted, shifts)
     frames.planes = decoded  # type: ignore[assignment]
-    current = np.zeros(frames.size, np.int32)
     for b, (first, end) in enumerate(zip(starts, starts[1:], strict=False)):
         members = [i for i in range(first, end) if i in needed]
         if not members:
@@ -417,43 +449,31 @@ def decode_planes(
         table = np.empty(ans.N_CONTEXTS * ans.N_STATES, np.uint32)
         ans.build_decoder(batch.counts, table)
         for i in members:
-            decoded[i] = _decode_frame(frames, i, batch, table, records[i], current, max_value)
+            decoded[i] = _decode_frame(frames, i, batch, table, records[i], max_value)
             frames.drop_errors(i)
+            frames.turn(i)
     return decoded
 
 
 def _decode_frame(
-    frames: _Frames, i: int, batch: _Batch, table: Array, record: memoryview, current: Array, max_value: int
+    frames: _Frames, i: int, batch: _Batch, table: Array, record: memoryview, max_value: int
 ) -> Array:
     rows, columns = frames.rows, frames.columns
     kind = int(frames.references[i] >= 0)
     tile = batch.tile
     reader = ByteReader(record)
-    side = SideReader(reader.take(reader.varint(len(record))), _N_FRAME_CONTEXTS)
-    skipping = side.one(0)
-    runs = np.zeros(0, np.int64)
-    if skipping:
-        n_runs = side.one(0)
-        if n_runs > rows * -(-columns // kernels.BLOCK):
-            raise CorruptStreamError(f"{n_runs} runs")
-        runs = side.take(n_runs, _RUN)
-    lengths = []
-    previous = 0
-    for _ in range(ans.N_STREAMS - 1):
-        high = (previous >> 12) + int(side.take_signed(1, _LENGTH)[0])
-        previous = (high << 12) + side.one(0)
-        lengths.append(previous)
+    side = SideReader(reader.take(reader.varint(len(record))), N_FRAME_CONTEXTS)
+    labels = np.empty((-(-rows // tile), -(-columns // tile)), np.int64)
+    runs = np.empty(rows * -(-columns // kernels.BLOCK), np.int64)
+    lengths = np.zeros(ans.N_STREAMS + 1, np.int64)
+    n_runs = read_frame(labels, runs, lengths[1:-1], side.probabilities, side.state, side.data)
     streams = reader.take(reader.left)
-    starts = np.cumsum([0, *lengths, len(streams) - sum(lengths)])
-    if (np.diff(starts) < 2).any():
-        raise CorruptStreamError("stream lengths do not fit their frame")
-    labels = np.zeros((-(-rows // tile), -(-columns // tile)), np.int64)
-    read_labels(labels, _LABEL, side.probabilities, side.state, side.data)
+    lengths[-1] = len(streams) - lengths[:-1].sum()
+    if n_runs < -1 or lengths[1:].min() < 2:
+        raise CorruptStreamError("frame record does not fit its frame")
+    starts = np.cumsum(lengths)
     n_classes = len(batch.classes[kind])
-    valid = (labels >= 0) & (labels < n_classes) | (labels == predict.MEDIAN)
-    if kind:
-        valid |= labels == predict.COPY
-    if not valid.all():
+    if not valid_labels(labels, n_classes, predict.COPY if kind else predict.MEDIAN, predict.NORTH):
         raise CorruptStreamError("label without coefficients")
 
     buffer = np.empty(len(streams) + ans.slack_bytes(columns), np.uint8)
@@ -461,11 +481,12 @@ def _decode_frame(
     buffer[len(streams) :] = 0
     reference, extra = frames.planes_behind(i, batch.n_extra if kind else 0)
     reference_errors = frames.errors_behind(i)
+    current = frames.current
     exact = kernels.decode_frame(
         current, frames.new_errors(i), rows, columns, reference, reference_errors,
         batch.n_extra if kind else 0, extra, tile, labels, batch.classes[kind], batch.shift,
-        context.error_shift(max_value), batch.weights[kind], batch.level, batch.thresholds, table,
-        ans.SYMBOL_BASE, buffer, starts, runs, bool(skipping),
+        predict.is_wide(batch.classes[kind]), context.error_shift(max_value), batch.weights[kind], batch.level, batch.thresholds, table,
+        ans.SYMBOL_BASE, buffer, starts, runs[: max(n_runs, 0)], n_runs >= 0,
     )  # fmt: skip
     plane = np.empty((rows, columns), np.uint16)
     if not geometry.unpad(current, plane, max_value) or not exact:

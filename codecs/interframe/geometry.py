@@ -80,6 +80,23 @@ def pad_reference(plane: Array, reference: Array, dy: int, dx: int) -> None:
 
 
 @njit
+def repeat_edges(current: Array, rows: int, columns: int) -> None:
+    """Turn the causal margins of a finished frame into those of a reference."""
+    line = columns + 2 * SIDE
+    for y in range(rows):
+        start = (ABOVE + y) * line + SIDE
+        for k in range(SIDE):
+            current[start - SIDE + k] = current[start]
+            current[start + columns + k] = current[start + columns - 1]
+    first = ABOVE * line
+    for x in range(line):
+        for y in range(ABOVE):
+            current[y * line + x] = current[first + x]
+        for y in range(ABOVE + rows, ABOVE + rows + BELOW):
+            current[y * line + x] = current[first + (rows - 1) * line + x]
+
+
+@njit
 def move_errors(errors: Array, moved: Array, rows: int, columns: int, dy: int, dx: int) -> None:
     """Copy a padded error map moved down by `dy` and right by `dx`; zeros come in."""
     line = columns + 2 * SIDE

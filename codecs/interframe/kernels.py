@@ -29,6 +29,7 @@ def residual_frame(
     labels: Array,
     classes: Array,
     shift: int,
+    wide: bool,
     errors_shift: int,
 ) -> int:
     """Fill `residuals`, int32 (rows, columns), and the error map; return the largest |residual|."""
@@ -39,7 +40,7 @@ def residual_frame(
         row = residuals[y]
         if y > 0:
             partial_row(
-                partial, y, columns, tile, labels, classes, shift, current, reference, n_extra, extra
+                partial, y, columns, tile, labels, classes, shift, current, reference, n_extra, extra, wide
             )
         residual_row(row, partial, y, columns, tile, labels, classes, shift, current, reference)
         error_row(row, errors, y, columns, errors_shift)
@@ -52,13 +53,11 @@ def residual_frame(
 def activity_frame(
     activities: Array, errors: Array, reference_errors: Array, weights: Array, level: int, histogram: Array
 ) -> None:
-    """Fill `activities`, uint16 (rows, columns), and count 1 row in 4 of them in `histogram`."""
+    """Fill `activities`, int16 (rows, columns), and count 1 row in 4 of them in `histogram`."""
     rows, columns = activities.shape
-    activity = np.empty(columns, np.int32)
     for y in range(rows):
+        activity = activities[y]
         activity_row(activity, y, columns, errors, reference_errors, weights, level)
-        for x in range(columns):
-            activities[y, np.uint64(x)] = np.uint16(activity[np.uint64(x)])
         if y & 3 == 0:
             for x in range(columns):
                 histogram[np.uint64(activity[np.uint64(x)])] += 1
@@ -81,9 +80,9 @@ def token_frame(
     tokens : uint32 array, shape (rows * columns,); written
     row_lengths : int64 array, shape (rows,); written
     runs : int64 array, as long as there can be blocks; written
-    activities : uint16 array, shape (rows, columns)
+    activities : int16 array, shape (rows, columns)
     residuals : int32 array, shape (rows, columns)
-    thresholds : int32 array, shape (N_CONTEXTS - 1,)
+    thresholds : int16 array, shape (N_CONTEXTS - 1,)
     histogram : int64 array, shape (N_CONTEXTS * SLOTS,); added to
 
     Returns
@@ -91,18 +90,18 @@ def token_frame(
     (tokens, runs) written
     """
     rows, columns = residuals.shape
-    contexts = np.empty(columns, np.uint8)
-    activity = np.empty(columns, np.int32)
+    blocks = (columns + BLOCK - 1) // BLOCK
+    contexts = np.zeros(blocks * BLOCK, np.uint8)
+    block_contexts = contexts.view(np.uint64)
     floats = np.empty(columns, np.float32)
     patterns = floats.view(np.int32)
-    unsigned = np.empty(columns, np.int32)
+    unsigned = np.zeros(blocks * BLOCK, np.int32)
+    second = np.zeros(len(histogram), np.int64)
     n = 0
     n_runs = 0
     run = 0
     for y in range(rows):
-        for x in range(columns):
-            activity[np.uint64(x)] = np.int32(activities[y, np.uint64(x)])
-        least = context_row(contexts, activity, columns, thresholds)
+        least = context_row(contexts, activities[y], columns, thresholds)
         for x in range(columns):
             e = residuals[y, np.uint64(x)]
             u = np.int32(np.int32(e << 1) ^ np.int32(e >> 31))
@@ -122,26 +121,34 @@ def token_frame(
         if least > 0:
             n += columns
         else:
-            for first in range(0, columns, BLOCK):
-                end = min(first + BLOCK, columns)
-                sure = True
-                exact = True
-                for x in range(first, end):
-                    sure &= contexts[x] == 0
-                    exact &= unsigned[x] == 0
-                if sure and exact:
-                    run += 1
-                    continue
+            for block in range(blocks):
+                first = block * BLOCK
+                width = min(BLOCK, columns - first)
+                sure = block_contexts[np.uint64(block)] == 0
                 if sure:
+                    some = np.int32(0)
+                    for k in range(BLOCK):
+                        some |= unsigned[np.uint64(first + k)]
+                    if some == 0:
+                        run += 1
+                        continue
                     runs[n_runs] = run
                     n_runs += 1
                     run = 0
-                for x in range(first, end):
-                    tokens[n] = tokens[start + x]
-                    n += 1
+                if n < start + first:
+                    for k in range(width):
+                        tokens[np.uint64(n + k)] = tokens[np.uint64(start + first + k)]
+                n += width
         row_lengths[y] = n - start
-        for i in range(start, n):
+        i = start
+        while i + 1 < n:
             histogram[np.uint64(tokens[np.uint64(i)] & np.uint32(N_CONTEXTS * SLOTS - 1))] += 1
+            second[np.uint64(tokens[np.uint64(i + 1)] & np.uint32(N_CONTEXTS * SLOTS - 1))] += 1
+            i += 2
+        if i < n:
+            histogram[np.uint64(tokens[np.uint64(i)] & np.uint32(N_CONTEXTS * SLOTS - 1))] += 1
+    for slot in range(len(histogram)):
+        histogram[slot] += second[slot]
     return n, n_runs
 
 
@@ -159,6 +166,7 @@ def decode_frame(
     labels: Array,
     classes: Array,
     shift: int,
+    wide: bool,
     errors_shift: int,
     weights: Array,
     level: int,
@@ -179,47 +187,53 @@ def decode_frame(
     if not start_streams(buffer, starts, cursor):
         return False
     limit = 8 * starts[4]
+    blocks = (columns + BLOCK - 1) // BLOCK
     partial = np.empty(columns, np.int32)
-    residuals = np.empty(columns, np.int32)
-    activity = np.empty(columns, np.int32)
-    contexts = np.empty(columns, np.uint8)
-    packed_contexts = np.empty(columns, np.uint8)
-    packed = np.empty(columns, np.int32)
-    where = np.empty(columns, np.int64)
+    residuals = np.empty(blocks * BLOCK, np.int32)
+    activity = np.empty(columns, np.int16)
+    contexts = np.zeros(blocks * BLOCK, np.uint8)
+    block_contexts = contexts.view(np.uint64)
+    packed_contexts = np.empty(blocks * BLOCK, np.uint8)
+    packed_blocks = packed_contexts.view(np.uint64)
+    packed = np.empty(blocks * BLOCK, np.int32)
+    coded = np.empty(blocks, np.int64)
     next_run = 0
     run = runs[0] if len(runs) > 0 else np.int64(1) << 62
     for y in range(rows):
         activity_row(activity, y, columns, errors, reference_errors, weights, level)
         least = context_row(contexts, activity, columns, thresholds)
-        if least > 0 or not skipping:
-            read_row(residuals, contexts, columns, cursor, limit, buffer, table, symbol_base)
-        else:
+        n = blocks
+        if least == 0 and skipping:
             n = 0
-            for first in range(0, columns, BLOCK):
-                end = min(first + BLOCK, columns)
-                sure = True
-                for x in range(first, end):
-                    sure &= contexts[x] == 0
-                if sure:
+            for block in range(blocks):
+                if block_contexts[np.uint64(block)] == 0:
                     if run > 0:
                         run -= 1
                         continue
                     next_run += 1
                     run = runs[next_run] if next_run < len(runs) else np.int64(1) << 62
-                for x in range(first, end):
-                    packed_contexts[n] = contexts[x]
-                    where[n] = x
-                    n += 1
-            read_row(packed, packed_contexts, n, cursor, limit, buffer, table, symbol_base)
+                coded[np.uint64(n)] = block
+                packed_blocks[np.uint64(n)] = block_contexts[np.uint64(block)]
+                n += 1
+        if n == blocks:
+            read_row(residuals, contexts, columns, cursor, limit, buffer, table, symbol_base)
+        else:
             residuals[:] = 0
-            for i in range(n):
-                residuals[where[i]] = packed[i]
+            if n > 0:
+                length = n * BLOCK
+                if coded[n - 1] == blocks - 1:
+                    length -= blocks * BLOCK - columns
+                read_row(packed, packed_contexts, length, cursor, limit, buffer, table, symbol_base)
+                for i in range(n):
+                    first = coded[np.uint64(i)] * BLOCK
+                    for k in range(BLOCK):
+                        residuals[np.uint64(first + k)] = packed[np.uint64(i * BLOCK + k)]
         for x in range(columns):
             u = residuals[np.uint64(x)]
             residuals[np.uint64(x)] = np.int32((u >> 1) ^ np.int32(-(u & 1)))
         if y > 0:
             partial_row(
-                partial, y, columns, tile, labels, classes, shift, current, reference, n_extra, extra
+                partial, y, columns, tile, labels, classes, shift, current, reference, n_extra, extra, wide
             )
         restore_row(residuals, partial, y, columns, tile, labels, classes, shift, current, reference)
         set_margins(current, y, columns)

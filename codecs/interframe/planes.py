@@ -40,28 +40,47 @@ class Layer:
 
     def extract(self, component: Array) -> Array:
         """Return this layer of a component, as uint16."""
-        if component.dtype.itemsize <= 2 and self.shift == 0 and self.bits >= 16:
-            base = component.astype(np.uint16)  # modulo 2^16, like the subtraction
-            layer = base - np.uint16(self.offset & 0xFFFF) if self.offset else base
-        else:
-            wide = component.astype(np.int64) - self.offset
-            layer = ((wide >> self.shift) & ((1 << self.bits) - 1)).astype(np.uint16)
+        ranks = _NO_TABLE
         if self.values is not None:
             ranks = np.zeros(int(self.values[-1]) + 1, np.uint16)
             ranks[self.values] = np.arange(len(self.values), dtype=np.uint16)
-            layer = ranks[layer]
+        layer = np.empty(component.shape, np.uint16)
+        flat = np.ascontiguousarray(component).reshape(-1)
+        _extract(flat, self.offset, self.shift, (1 << self.bits) - 1, ranks, layer.reshape(-1))
         return layer
 
     def restore(self, layer: Array) -> Array:
         """Return what this layer adds to its component, without the offset: uint16, or int64 if shifted."""
-        values = layer if self.values is None else self.values.astype(np.uint16)[layer]
-        return values.astype(np.int64) << self.shift if self.shift else values
+        if self.values is not None:
+            mapped = np.empty(layer.shape, np.uint16)
+            _look_up(layer.reshape(-1), self.values.astype(np.uint16), mapped.reshape(-1))
+            layer = mapped
+        return layer.astype(np.int64) << self.shift if self.shift else layer
+
+
+_NO_TABLE = np.zeros(0, np.uint16)
+
+
+@njit
+def _extract(values: Array, offset: int, shift: int, mask: int, ranks: Array, out: Array) -> None:
+    if len(ranks) > 0:
+        for i in range(len(values)):
+            out[np.uint64(i)] = ranks[np.uint64(((np.int64(values[np.uint64(i)]) - offset) >> shift) & mask)]
+    else:
+        for i in range(len(values)):
+            out[np.uint64(i)] = np.uint16(((np.int64(values[np.uint64(i)]) - offset) >> shift) & mask)
+
+
+@njit
+def _look_up(layer: Array, table: Array, out: Array) -> None:
+    for i in range(len(layer)):
+        out[np.uint64(i)] = table[np.uint64(layer[np.uint64(i)])]
 
 
 @njit
 def _mark(values: Array, least: int, shift: int, mask: int, present: Array) -> None:
     for i in range(len(values)):
-        present[((np.int64(values[i]) - least) >> shift) & mask] = True
+        present[np.uint64(((np.int64(values[np.uint64(i)]) - least) >> shift) & mask)] = True
 
 
 def components_of(frames: Array, transform: int) -> list[Array]:
@@ -94,7 +113,7 @@ def find_layers(frames: Array, transform: int, index: Array) -> list[Layer]:
     """Return the layers that hold all components of `frames[index]`."""
     layers: list[Layer] = []
     n_components = 1 if frames.ndim == 3 else frames.shape[3]
-    chunks = np.array_split(index, max(1, len(index) * frames[0].size >> 22))
+    chunks = np.array_split(index, max(1, min(len(index), len(index) * frames[0].size >> 22)))
     for c in range(n_components):
         least, most = 1 << 62, -(1 << 62)
         for chunk in chunks:

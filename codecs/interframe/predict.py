@@ -1,7 +1,7 @@
 """Linear prediction with one set of coefficients per tile.
 
 Every tile has a label: below COPY the number of a coefficient set ("class"), COPY the reference's sample,
-MEDIAN the median edge detector of JPEG-LS (ITU-T T.87, A.4.1). Sums run in int32, wrapping; a prediction is
+NORTH the sample above (for flat areas, where it is as good as any and fast), MEDIAN the median edge detector of JPEG-LS (ITU-T T.87, A.4.1). Sums run in int32, wrapping; a prediction is
 (half + sum c_i n_i) >> shift. The coefficients of a class sum to 1 << shift, so that a flat area is predicted
 exactly and an offset cancels.
 
@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from dcmpress.codecs.interframe.geometry import ABOVE, SIDE
 from dcmpress.codecs.jit import inline
 
-MAX_CLASSES = 30
-COPY = 30
-MEDIAN = 31
+MAX_CLASSES = 128
+COPY = 128
+MEDIAN = 129
+NORTH = 130
 
 # Taps as (frame, dy, dx): frame 0 is the one being coded, 1 its reference, 2 and up that frame's own ones.
 SPATIAL_TAPS = (
@@ -39,6 +40,8 @@ EXTRA_TAPS = tuple((2 + k, 0, 0) for k in range(MAX_EXTRA))
 TAPS = SPATIAL_TAPS + REFERENCE_TAPS + EXTRA_TAPS
 N_TAPS = len(TAPS)
 N_SPATIAL = len(SPATIAL_TAPS)
+NEAR_TAPS = (0, 1, 3, 4, 5, 6, 7, 10, 11, 12, *range(17, 26), *range(30, N_TAPS))
+_FAR_TAPS = np.array([k for k in range(N_TAPS) if k not in NEAR_TAPS])
 
 Array = NDArray[Any]
 
@@ -48,8 +51,15 @@ def coefficient_shift(max_value: int) -> int:
     return 13 if max_value < 1 << 14 else 11
 
 
+def is_wide(classes: Array) -> bool:
+    """Whether any class has a tap outside NEAR_TAPS."""
+    return bool(classes[:, _FAR_TAPS].any())
+
+
 @inline
-def _spatial(partial: Array, start: int, n: int, at: int, line: int, current: Array, c: Array, half: int) -> None:
+def _spatial(
+    partial: Array, start: int, n: int, at: int, line: int, current: Array, c: Array, half: int
+) -> None:
     c2, c3, c4, c5, c6, c7, c8 = c[2], c[3], c[4], c[5], c[6], c[7], c[8]
     c9, c10, c11, c12, c13 = c[9], c[10], c[11], c[12], c[13]
     c14, c15, c16 = c[14], c[15], c[16]
@@ -74,6 +84,49 @@ def _spatial(partial: Array, start: int, n: int, at: int, line: int, current: Ar
             + c14 * current[np.uint64(b3 + x)]
             + c15 * current[np.uint64(b3 + x + 1)]
             + c16 * current[np.uint64(b3 + x + 2)]
+        )
+
+
+@inline
+def _spatial_near(
+    partial: Array, start: int, n: int, at: int, line: int, current: Array, c: Array, half: int
+) -> None:
+    c3, c4, c5, c6, c7, c10, c11, c12 = c[3], c[4], c[5], c[6], c[7], c[10], c[11], c[12]
+    b1 = at - line - 2
+    b2 = at - 2 * line - 1
+    for x in range(n):
+        partial[np.uint64(start + x)] = np.int32(
+            half
+            + c3 * current[np.uint64(b1 + x)]
+            + c4 * current[np.uint64(b1 + x + 1)]
+            + c5 * current[np.uint64(b1 + x + 2)]
+            + c6 * current[np.uint64(b1 + x + 3)]
+            + c7 * current[np.uint64(b1 + x + 4)]
+            + c10 * current[np.uint64(b2 + x)]
+            + c11 * current[np.uint64(b2 + x + 1)]
+            + c12 * current[np.uint64(b2 + x + 2)]
+        )
+
+
+@inline
+def _temporal_near(partial: Array, start: int, n: int, at: int, line: int, reference: Array, c: Array) -> None:
+    c17, c18, c19, c20, c21 = c[17], c[18], c[19], c[20], c[21]
+    c22, c23, c24, c25 = c[22], c[23], c[24], c[25]
+    b0 = at - 1
+    b1 = at - line - 1
+    b2 = at + line - 1
+    for x in range(n):
+        partial[np.uint64(start + x)] = np.int32(
+            partial[np.uint64(start + x)]
+            + c17 * reference[np.uint64(b1 + x)]
+            + c18 * reference[np.uint64(b1 + x + 1)]
+            + c19 * reference[np.uint64(b1 + x + 2)]
+            + c20 * reference[np.uint64(b0 + x)]
+            + c21 * reference[np.uint64(b0 + x + 1)]
+            + c22 * reference[np.uint64(b0 + x + 2)]
+            + c23 * reference[np.uint64(b2 + x)]
+            + c24 * reference[np.uint64(b2 + x + 1)]
+            + c25 * reference[np.uint64(b2 + x + 2)]
         )
 
 
@@ -125,8 +178,12 @@ def partial_row(
     reference: Array,
     n_extra: int,
     extra: Array,
+    wide: bool,
 ) -> None:
-    """Fill `partial`, int32 (columns,), with half + the taps outside row `y`, where the label is a class."""
+    """Fill `partial`, int32 (columns,), with half + the taps outside row `y`, where the label is a class.
+
+    `wide`: whether a coefficient other than those of NEAR_TAPS may differ from 0.
+    """
     line = columns + 2 * SIDE
     half = np.int32(1 << (shift - 1))
     row_labels = labels[y // tile]
@@ -140,9 +197,15 @@ def partial_row(
         if label < COPY:
             at = (ABOVE + y) * line + SIDE + x
             c = classes[label]
-            _spatial(partial, x, end - x, at, line, current, c, half)
+            if wide:
+                _spatial(partial, x, end - x, at, line, current, c, half)
+            else:
+                _spatial_near(partial, x, end - x, at, line, current, c, half)
             if len(reference) > 0:
-                _temporal(partial, x, end - x, at, line, reference, c)
+                if wide:
+                    _temporal(partial, x, end - x, at, line, reference, c)
+                else:
+                    _temporal_near(partial, x, end - x, at, line, reference, c)
                 for k in range(n_extra):
                     _extra(partial, x, end - x, at, extra[k], c[30 + k])
         x = end
@@ -197,6 +260,11 @@ def residual_row(
             for x in range(first, end):
                 residuals[np.uint64(x)] = np.int32(
                     current[np.uint64(start + x)] - reference[np.uint64(start + x)]
+                )
+        elif label == NORTH:
+            for x in range(first, end):
+                residuals[np.uint64(x)] = np.int32(
+                    current[np.uint64(start + x)] - current[np.uint64(start + x - line)]
                 )
         else:
             for x in range(first, end):
@@ -255,6 +323,11 @@ def restore_row(
                 current[np.uint64(start + i)] = np.int32(
                     reference[np.uint64(start + i)] + residuals[np.uint64(i)]
                 )
+        elif label == NORTH:
+            for i in range(x, end):
+                current[np.uint64(start + i)] = np.int32(
+                    current[np.uint64(start + i - line)] + residuals[np.uint64(i)]
+                )
         else:
             w = np.int32(current[start + x - 1])
             for i in range(x, end):
@@ -263,5 +336,3 @@ def restore_row(
                 w = np.int32(_median(w, n, current[np.uint64(at - 1)]) + residuals[np.uint64(i)])
                 current[np.uint64(start + i)] = w
         x = end
-
-

@@ -162,14 +162,17 @@ class SideWriter:
         self.put(np.where(block < 0, -2 * block - 1, 2 * block), contexts)
 
     def finish(self) -> bytes:
-        """Return the coded bytes, without the zeros at their end (a reader sees zeros there)."""
-        values = np.concatenate(self._values)
-        contexts = np.concatenate(self._contexts)
-        out = np.empty(32 * len(values) + 16, np.uint8)
-        state = np.array([0, 0xFFFFFFFF, 0, 1, 0], np.int64)
-        _encode(values, contexts, np.full(self._n_contexts * _SLOTS, _HALF, np.int16), state, out)
-        _flush(state, out)
-        return out[1 : state[4]].tobytes().rstrip(b"\0")
+        """Return the coded bytes."""
+        return code_values(np.concatenate(self._values), np.concatenate(self._contexts), self._n_contexts)
+
+
+def code_values(values: Array, contexts: Array, n_contexts: int) -> bytes:
+    """Code values, int64, each under its context; a reader sees zeros past the end, so none are kept there."""
+    out = np.empty(32 * len(values) + 16, np.uint8)
+    state = np.array([0, 0xFFFFFFFF, 0, 1, 0], np.int64)
+    _encode(values, contexts, np.full(n_contexts * _SLOTS, _HALF, np.int16), state, out)
+    _flush(state, out)
+    return out[1 : state[4]].tobytes().rstrip(b"\0")
 
 
 class SideReader:

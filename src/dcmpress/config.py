@@ -146,6 +146,12 @@ def _known_codec(name: Any) -> Any:
     return name
 
 
+def _check_lossless(name: str, parameters: Mapping[str, Any]) -> None:
+    """Raise ValueError if there is no such codec with these parameters, or it is lossy."""
+    if not get_codec(name, **parameters).lossless:
+        raise ValueError(f"codec {name} is lossy; what is received is only ever kept lossless")
+
+
 class RuleConfig(_Section):
     """Which codec compresses what."""
 
@@ -161,9 +167,7 @@ class RuleConfig(_Section):
                 near = difflib.get_close_matches(attribute, RULE_ATTRIBUTES, 1)
                 hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(RULE_ATTRIBUTES)}"
                 raise ValueError(f"cannot match on {attribute}{hint}")
-        codec = get_codec(self.codec, **self.codec_parameters)
-        if not codec.lossless:
-            raise ValueError(f"codec {self.codec} is lossy; what is received is only ever kept lossless")
+        _check_lossless(self.codec, self.codec_parameters)
         return self
 
     @property
@@ -173,8 +177,29 @@ class RuleConfig(_Section):
         return {**effort, **self.parameters}
 
 
+class ColdConfig(_Section):
+    """The codec of idle-time re-compression."""
+
+    after_days: Annotated[float, Field(ge=0)] = 30.0
+    codec: Annotated[str, BeforeValidator(_known_codec)] = "interframe"
+    effort: str | None = "balanced"
+    parameters: Mapping[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _usable(self) -> "ColdConfig":
+        _check_lossless(self.codec, self.codec_parameters)
+        return self
+
+    @property
+    def codec_parameters(self) -> dict[str, Any]:
+        """What the codec is made with."""
+        return {**({} if self.effort is None else {"effort": self.effort}), **self.parameters}
+
+
 class CompressionConfig(_Section):
     """Which codec compresses what."""
+
+    cold: ColdConfig = Field(default_factory=ColdConfig)
 
     rules: tuple[RuleConfig, ...] = Field(
         default_factory=lambda: (RuleConfig(codec="interframe", effort="balanced"),)

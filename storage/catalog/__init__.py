@@ -2,5 +2,5 @@
 
 It is an index, not the proof: the spool and the blobs can recreate it. Modules, ground floor first:
 `attributes` (the one table), `person_name` and `values` (text as it is kept), `models`, `migrations`,
-`database`, `recording`, `settling`, `query`, `matching`, `search`, `statistics`, and the face, `catalog`.
+`database`, `entering`, `recording`, `settling`, `query`, `matching`, `search`, `statistics`, and the face, `catalog`.
 """

@@ -79,7 +79,7 @@ class Patient(Base):
 
     pk: Mapped[int] = mapped_column(PRIMARY_KEY, primary_key=True)
     identity: Mapped[str] = mapped_column(unique=True)
-    """Patient ID and its issuer; where the id is empty also name and birth date (`recording.identity_of`)."""
+    """Patient ID and its issuer; where the id is empty also name and birth date (`entering.identity_of`)."""
     patient_name: Mapped[str | None]
     patient_id: Mapped[str | None] = mapped_column(index=True)
     issuer_of_patient_id: Mapped[str | None]

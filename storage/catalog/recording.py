@@ -4,7 +4,6 @@ Any number of threads and processes may record instances of one new study at onc
 with ON CONFLICT DO NOTHING against a unique key, and whoever comes second reads what the first entered.
 """
 
-import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -16,17 +15,10 @@ from sqlalchemy import Connection, bindparam, delete, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 
-from dcmpress.storage.catalog.attributes import ATTRIBUTES, Level
+from dcmpress.storage.catalog.attributes import Level
 from dcmpress.storage.catalog.database import Database
+from dcmpress.storage.catalog.entering import COLUMNS, Entering, columns_for
 from dcmpress.storage.catalog.models import CURRENT, Base, Instance, Patient, Series, Study
-from dcmpress.storage.catalog.person_name import folded_groups, folded_values
-from dcmpress.storage.catalog.values import (
-    LONGEST_TEXT,
-    clean,
-    placeholder_uid,
-    stored_uid,
-    stored_value,
-)
 from dcmpress.storage.received import Received
 
 OnConflict = Literal["keep-both", "reject", "replace"]
@@ -72,14 +64,6 @@ class _SeriesEntry:
     open: Mapping[str, tuple[type[Base], int]]
     """Keyword -> (model, key) of the row that has no value for it yet."""
 
-
-_MODELS: dict[Level, type[Base]] = {Level.PATIENT: Patient, Level.STUDY: Study, Level.SERIES: Series}
-_COLUMNS: dict[Level, dict[str, tuple[str, str]]] = {
-    level: {a.keyword: (a.column, a.vr) for a in ATTRIBUTES if a.level == level and a.origin == "data set"}
-    for level in Level
-}
-_LEVEL_OF = {keyword: level for level in _MODELS for keyword in _COLUMNS[level]}
-_NO_INSTANCE_VALUES: dict[str, Any] = dict.fromkeys(column for column, _ in _COLUMNS[Level.IMAGE].values())
 
 _FIND_PATIENT = select(Patient.__table__).where(Patient.identity == bindparam("identity"))
 _FIND_PATIENT_BY_KEY = select(Patient.__table__).where(Patient.pk == bindparam("pk"))
@@ -134,7 +118,7 @@ class Recorder:
         on_conflict : what happens when another data set with this SOP Instance UID is stored
         needs_attention : why a person should look at the instance, if one should
         """
-        entering = _Entering(received, attributes, needs_attention)
+        entering = Entering(received, attributes, needs_attention)
         try:
             return self._record(entering, on_conflict)
         except IntegrityError:
@@ -152,22 +136,22 @@ class Recorder:
         blob_index: int,
     ) -> Recorded:
         """Record a data set that lies in a blob already, inside the caller's transaction (a rebuild)."""
-        entering = _Entering(received, attributes, None)
+        entering = Entering(received, attributes, None)
         entry = self._fill(connection, self._enter_series(connection, entering), entering)
         place = {"spool_name": None, "blob_pk": blob_pk, "blob_index": blob_index}
-        return self._enter(connection, entering.row(entry) | place, "keep-both")
+        return self._enter(connection, entering.row(entry.series_pk, entry.identity) | place, "keep-both")
 
-    def _record(self, entering: "_Entering", on_conflict: OnConflict) -> Recorded:
+    def _record(self, entering: Entering, on_conflict: OnConflict) -> Recorded:
         with self._database.writing() as connection:
             known = self._cache.get(entering.series_key)
             entry = known or self._enter_series(connection, entering)
             entry = self._fill(connection, entry, entering)
-            recorded = self._enter(connection, entering.row(entry), on_conflict)
+            recorded = self._enter(connection, entering.row(entry.series_pk, entry.identity), on_conflict)
         if entry is not known:  # remembered only now that it is committed
             self._cache.put(entering.series_key, entry)
         return recorded
 
-    def _enter_series(self, connection: Connection, entering: "_Entering") -> _SeriesEntry:
+    def _enter_series(self, connection: Connection, entering: Entering) -> _SeriesEntry:
         """Return the entry of the instance's series; enter patient, study and series that are missing."""
         study_uid, series_uid = entering.series_key
         study = _first(connection, _FIND_STUDY, {"study_instance_uid": study_uid})
@@ -202,7 +186,7 @@ class Recorder:
         empty = {
             keyword: (model, row["pk"])
             for model, row, level in rows
-            for keyword, (column, _vr) in _COLUMNS[level].items()
+            for keyword, (column, _vr) in COLUMNS[level].items()
             if row[column] is None
         }
         return _SeriesEntry(series["pk"], patient["identity"], empty)
@@ -217,14 +201,14 @@ class Recorder:
         return row
 
     @staticmethod
-    def _fill(connection: Connection, entry: _SeriesEntry, entering: "_Entering") -> _SeriesEntry:
+    def _fill(connection: Connection, entry: _SeriesEntry, entering: Entering) -> _SeriesEntry:
         """Give columns that are still empty the values that this instance has for them."""
         found = entry.open.keys() & entering.attributes.keys()
         if not found or entry.identity != entering.identity:
             return entry
         for keyword in found:
             model, pk = entry.open[keyword]
-            column, values = _columns_for(keyword, entering.attributes[keyword])
+            column, values = columns_for(keyword, entering.attributes[keyword])
             if values[column] is not None:
                 table: Any = model.__table__
                 connection.execute(
@@ -302,88 +286,6 @@ class Recorder:
         return None
 
 
-class _Entering:
-    """A data set on its way in: its attributes, and the keys that follow from them."""
-
-    def __init__(
-        self, received: Received, attributes: Mapping[str, str], needs_attention: str | None
-    ) -> None:
-        self.received = received
-        self.attributes = attributes
-        reasons = [needs_attention] if needs_attention else []
-        sop_uid = received.sop_instance_uid
-        series_uid = stored_uid(attributes.get("SeriesInstanceUID"))
-        study_uid = stored_uid(attributes.get("StudyInstanceUID"))
-        if study_uid is None:
-            # From the series where there is one, so that its instances stay together.
-            study_uid = placeholder_uid("study", series_uid or sop_uid)
-            reasons.append("no Study Instance UID")
-        if series_uid is None:
-            series_uid = placeholder_uid("series", sop_uid)
-            reasons.append("no Series Instance UID")
-        self.series_key = (study_uid, series_uid)
-        self.identity = identity_of(attributes, study_uid)
-        self._reasons = reasons
-
-    def values(self, level: Level) -> dict[str, Any]:
-        """Return the columns of a new row at `level`."""
-        values: dict[str, Any] = {"identity": self.identity} if level == Level.PATIENT else {}
-        for keyword in _COLUMNS[level]:
-            values |= _columns_for(keyword, self.attributes.get(keyword, ""))[1]
-        return values
-
-    def row(self, entry: _SeriesEntry) -> dict[str, Any]:
-        """Return the columns of the instance's row."""
-        reasons = self._reasons
-        if entry.identity != self.identity:
-            reasons = [*reasons, "the patient differs from that of the study's first instance"]
-        received = self.received
-        row = _NO_INSTANCE_VALUES | {
-            "series_pk": entry.series_pk,
-            "sop_instance_uid": clean(received.sop_instance_uid)[:LONGEST_TEXT],
-            "sop_class_uid": clean(received.sop_class_uid)[:LONGEST_TEXT],
-            "available_transfer_syntax_uid": received.transfer_syntax_uid,
-            "size": received.size,
-            "sha256": received.sha256,
-            "received_at": received.received_at,
-            "calling_ae": received.calling_ae,
-            "called_ae": received.called_ae,
-            "remote_host": received.remote_host,
-            "current": True,
-            "replaced": False,
-            "spool_name": received.spool_name,
-            "blob_pk": None,
-            "blob_index": None,
-            "damaged": False,
-            "needs_attention": "; ".join(reasons)[:LONGEST_TEXT] or None,
-        }
-        columns = _COLUMNS[Level.IMAGE]
-        for keyword, text in self.attributes.items():
-            if keyword in columns:
-                column, vr = columns[keyword]
-                row[column] = stored_value(vr, text)
-        return row
-
-
-def identity_of(attributes: Mapping[str, str], study_uid: str) -> str:
-    """Return what makes a patient the same patient: the id and its issuer.
-
-    Without an id, name and birth date count too; without any of them, each study has its own patient:
-    two unknown patients are not one.
-    """
-    patient_id, issuer, name, born = (
-        str(stored_value(_COLUMNS[Level.PATIENT][keyword][1], attributes.get(keyword, "")) or "")
-        for keyword in ("PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate")
-    )
-    parts = [patient_id, issuer]
-    if not patient_id:
-        parts += [*folded_groups(name), born] if name or born else [study_uid]
-    identity = "\x1f".join(parts)
-    if len(identity) <= LONGEST_TEXT:
-        return identity
-    return "sha256:" + hashlib.sha256(identity.encode()).hexdigest()
-
-
 def _first(connection: Connection, statement: Any, parameters: dict[str, Any]) -> Any:
     return connection.execute(statement, parameters).mappings().first()
 
@@ -391,20 +293,6 @@ def _first(connection: Connection, statement: Any, parameters: dict[str, Any]) -
 def _same_file(version: Any, row: dict[str, Any]) -> bool:
     """Say whether `version` is the very spool file of `row`: the call is being repeated."""
     return version.spool_name is not None and version.spool_name == row["spool_name"]
-
-
-def _columns_for(keyword: str, text: str) -> tuple[str, dict[str, Any]]:
-    """Return the column of a patient, study or series attribute, and all columns that follow from it."""
-    column, vr = _COLUMNS[_LEVEL_OF[keyword]][keyword]
-    value = stored_value(vr, text)
-    values: dict[str, Any] = {column: value}
-    if keyword == "PatientName":
-        groups = folded_groups(str(value or ""))
-        for suffix, group in zip(("alphabetic", "ideographic", "phonetic"), groups, strict=True):
-            values[f"patient_name_{suffix}"] = group[:LONGEST_TEXT] or None
-    elif vr == "PN":
-        values[f"{column}_folded"] = folded_values(str(value or ""))[:LONGEST_TEXT] or None
-    return column, values
 
 
 class _SeriesCache:

@@ -55,6 +55,8 @@ class Located:
     sha256: bytes
     received_at: datetime
     calling_ae: str
+    called_ae: str
+    remote_host: str
     current: bool
     """Whether this is the version that is found and served."""
     damaged: bool
@@ -76,6 +78,8 @@ _LOCATED = (
         _INSTANCE.c.sha256,
         _INSTANCE.c.received_at,
         _INSTANCE.c.calling_ae,
+        _INSTANCE.c.called_ae,
+        _INSTANCE.c.remote_host,
         _INSTANCE.c.current,
         _INSTANCE.c.damaged,
         _INSTANCE.c.spool_name,

@@ -298,6 +298,12 @@ class Settling:
                 for received, attributes, index in instances
             ]
 
+    def note_requested(self, blob_names: Iterable[str], requested: str) -> None:
+        """Note that another codec was asked for these blobs and is not better: it need not be tried again."""
+        with self._database.writing(durable=True) as connection:
+            for chunk in _chunks(blob_names):
+                connection.execute(update(Blob).where(Blob.name.in_(chunk)).values(requested=requested))
+
     def abandon_blob(self, blob_pk: int) -> None:
         """Forget a blob that was announced and will not be settled."""
         with self._database.writing(durable=True) as connection:
@@ -345,6 +351,17 @@ class Settling:
         with self._database.writing(durable=True) as connection:
             for chunk in _chunks(instance_pks):
                 connection.execute(marking, [{"key": pk} for pk in chunk])
+
+    def mark_lost(self, spool_names: Iterable[str]) -> None:
+        """Note that files which the catalog relies on are gone from the spool; an equal re-send heals them."""
+        marking = (
+            update(Instance)
+            .where(Instance.spool_name == bindparam("name"))
+            .values(damaged=True, needs_attention="its file in the spool is gone")
+        )
+        with self._database.writing(durable=True) as connection:
+            for chunk in _chunks(spool_names):
+                connection.execute(marking, [{"name": name} for name in chunk])
 
 
 def _chunks(items: Iterable[Any]) -> Iterable[Sequence[Any]]:

@@ -140,6 +140,15 @@ def test_an_equal_data_set_heals_a_damaged_one(catalog: Catalog) -> None:
     assert (located.spool_name, located.blob_name, located.damaged) == ("b", None, False)
 
 
+def test_an_equal_data_set_heals_one_whose_spool_file_is_gone(catalog: Catalog) -> None:
+    enter(catalog, "1.2", spool_name="a")
+    enter(catalog, "1.3", spool_name="b")
+    catalog.settling.mark_lost(["a", "unheard of"])
+    assert [located.damaged for located in catalog.locate(Query(Level.IMAGE))] == [True, False]
+    assert enter(catalog, "1.2", spool_name="c", second=1).outcome is Outcome.HEALED
+    assert catalog.settling.spool_names() == {"b", "c"}
+
+
 def test_healing_hands_back_a_damaged_spool_file(catalog: Catalog) -> None:
     pk = enter(catalog, "1.2", spool_name="a").instance_pk
     catalog.settling.mark_damaged([pk], "checksum")

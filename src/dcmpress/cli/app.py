@@ -65,8 +65,10 @@ def main() -> None:
         archive_commands,
         config_commands,
         estimate,
+        recompress,
         serve,
         transfer_commands,
+        view,
     )
 
     try:

@@ -2,6 +2,7 @@
 
 import signal
 import threading
+from datetime import timedelta
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -14,6 +15,8 @@ from dcmpress.cli.wiring import open_archive, pipeline_settings, scp_settings
 from dcmpress.config import Config, ConfigError, changed_keys, load
 from dcmpress.scp.server import DicomServer
 from dcmpress.storage.archive import Archive
+from dcmpress.storage.cold import ColdStorage
+from dcmpress.storage.compress import CodecChoice
 from dcmpress.storage.pipeline import Pipeline, exclusive
 
 logger: Any = structlog.get_logger("dcmpress")
@@ -56,6 +59,7 @@ def serve(config: ConfigOption = None) -> None:
                 f"cannot listen on {settings.dicom.bind} port {settings.dicom.port}: {error}", 2
             ) from None
         pipeline.start()
+        cold = _cold_storage(settings, archive)
         out.print(
             f"dcmpress: {settings.dicom.ae_title} listens on {settings.dicom.bind} port {port}; "
             f"data go to {settings.root}",
@@ -70,9 +74,26 @@ def serve(config: ConfigOption = None) -> None:
                 settings = _reload(config, settings, server, pipeline)
         logger.info("stopping", connections=server.n_connections)
         server.stop()
+        if cold is not None:
+            cold.stop()
         pipeline.stop()
         archive.close()
         logger.info("stopped")
+
+
+def _cold_storage(settings: Config, archive: Archive) -> ColdStorage | None:
+    """Begin idle-time re-compression if it is asked for."""
+    if not settings.pipeline.recompress:
+        return None
+    cold = settings.compression.cold
+    storage = ColdStorage(
+        archive,
+        CodecChoice(cold.codec, cold.codec_parameters),
+        timedelta(days=cold.after_days),
+        pipeline_settings(settings),
+    )
+    storage.start()
+    return storage
 
 
 def _recover(archive: Archive) -> None:
