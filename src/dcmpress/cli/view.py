@@ -16,7 +16,6 @@ from dcmpress.storage.part10 import guess_transfer_syntax, read_part10
 from dcmpress.storage.render import parse, render
 
 SHOWN = (
-    
     "SOPClassUID",
     "SOPInstanceUID",
     "Modality",
@@ -39,7 +38,6 @@ SHOWN = (
     "RescaleIntercept",
     "RescaleSlope",
     "LossyImageCompression",
-,
 )
 """Attributes that are printed; none of them names the patient."""
 
