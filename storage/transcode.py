@@ -1,14 +1,15 @@
 """A stored data set in a transfer syntax that the receiver accepts.
 
 The exact bytes go out whenever their own transfer syntax is accepted. Otherwise the data set is parsed and
-written as explicit or implicit VR little endian, decompressed first where need be, by pydicom and the
-decoders it finds (OpenJPEG, CharLS, GDCM). Samples never change: a lossy original stays what it is.
+written by pydicom as explicit or implicit VR little endian, decompressed first where need be. Samples never
+change: a lossy original stays what it is.
 """
 
 import warnings
 from collections.abc import Sequence
 from io import BytesIO
 
+import numpy as np
 from pydicom import config as pydicom_config
 from pydicom.dataset import Dataset
 from pydicom.filebase import DicomBytesIO
@@ -16,13 +17,16 @@ from pydicom.filereader import read_dataset
 from pydicom.filewriter import write_dataset
 from pydicom.uid import UID
 
+from dcmpress.storage.decompress import decompress
 from dcmpress.storage.elements import (
     DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
     EXPLICIT_VR_LITTLE_ENDIAN,
     IMPLICIT_VR_LITTLE_ENDIAN,
-    NATIVE_SYNTAXES,
+    PIXEL_DATA,
+    Encoding,
     encoding_of,
     inflate,
+    iterate,
 )
 from dcmpress.storage.errors import ConversionError, MalformedError
 
@@ -70,12 +74,14 @@ def _convert(data: bytes, stored: str, target: str) -> bytes:
         if target == stored:
             return data
     encoding = encoding_of(stored)
+    data, fragments = _without_fragments(data, encoding)
     data_set = Dataset(read_dataset(BytesIO(data), not encoding.explicit, encoding.little_endian))
     data_set.set_original_encoding(not encoding.explicit, encoding.little_endian)
-    if stored not in NATIVE_SYNTAXES and "PixelData" in data_set:
-        _decompress(data_set, stored)
-    elif not encoding.little_endian:
-        _swap_pixel_data(data_set)
+    if not encoding.little_endian:
+        _swap_words(data_set)
+    if fragments is not None:
+        data_set.add_new(PIXEL_DATA, "OB", fragments)
+        decompress(data_set, stored)
     out = DicomBytesIO()
     out.is_little_endian = True
     out.is_implicit_VR = target == IMPLICIT_VR_LITTLE_ENDIAN
@@ -83,20 +89,29 @@ def _convert(data: bytes, stored: str, target: str) -> bytes:
     return out.getvalue()
 
 
-def _decompress(data_set: Dataset, stored: str) -> None:
-    from pydicom.dataset import FileMetaDataset
+def _without_fragments(data: bytes, encoding: Encoding) -> tuple[bytes, bytes | None]:
+    """Return a data set without its encapsulated pixel data, and the items of that, or None.
 
-    data_set.file_meta = FileMetaDataset()
-    data_set.file_meta.TransferSyntaxUID = UID(stored)
-    data_set.decompress(generate_instance_uid=False)
+    pydicom ends the value at the first bytes that look like a delimiter, even inside a compressed frame.
+    """
+    for element in iterate(data, encoding):
+        if element.tag == PIXEL_DATA and element.undefined_length:
+            return data[: element.start] + data[element.end :], data[element.value : element.end - 8]
+    return data, None
 
 
-def _swap_pixel_data(data_set: Dataset) -> None:
-    """Turn 16 and 32-bit samples from big to little endian; pydicom hands pixel data on as it stands."""
-    for keyword, size in (("PixelData", data_set.get("BitsAllocated", 8) // 8), ("FloatPixelData", 4)):
-        if keyword in data_set and size in (2, 4):
-            value = data_set[keyword].value
-            swapped = bytearray(len(value))
-            for k in range(size):
-                swapped[k::size] = value[size - 1 - k :: size][: len(swapped[k::size])]
-            data_set[keyword].value = bytes(swapped)
+_WORD = {"OW": 2, "OF": 4, "OL": 4, "OD": 8, "OV": 8}
+"""VR -> bytes of a word; pydicom hands their values on in the byte order of the file."""
+
+
+def _swap_words(data_set: Dataset) -> None:
+    """Turn values that are strings of words from big to little endian, those in sequences included."""
+    for element in data_set.iterall():
+        size = _WORD.get(element.VR, 1)
+        if element.tag == PIXEL_DATA and data_set.BitsAllocated > 8:
+            size = data_set.BitsAllocated // 8  # a sample is a word, whatever the VR
+        if size > 1 and isinstance(element.value, bytes):
+            words = np.frombuffer(element.value, np.uint8)
+            whole = len(words) // size * size
+            swapped = words[:whole].reshape(-1, size)[:, ::-1].tobytes()
+            element.value = swapped + element.value[whole:]
