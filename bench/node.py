@@ -34,7 +34,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="smaller loads, under two minutes")
     parser.add_argument("--only", nargs="+", metavar="NAME", help=f"of {', '.join(WORKLOADS)}")
-    parser.add_argument("--folder", type=Path, help="where the servers keep their data (default: a temporary folder)")
+    parser.add_argument(
+        "--folder", type=Path, help="where the servers keep their data (default: a temporary folder)"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every single measurement there")
     arguments = parser.parse_args()
     _into_own_network()
@@ -100,15 +102,11 @@ def _ct_four(name: str, folder: Path, quick: bool) -> list[Run]:
 
 def _ct_busy(name: str, folder: Path, quick: bool) -> list[Run]:
     series = workloads.ct_series(200 if quick else 600)
-    return _ingest(
-        name, folder, series, associations=1, repeats=3, kinds=(DcmpressBusy, Dcmpress, Orthanc)
-    )
+    return _ingest(name, folder, series, associations=1, repeats=3, kinds=(DcmpressBusy, Dcmpress, Orthanc))
 
 
 def _mr_small(name: str, folder: Path, quick: bool) -> list[Run]:
-    return _ingest(
-        name, folder, workloads.mr_series(500 if quick else 2000), associations=1, repeats=3
-    )
+    return _ingest(name, folder, workloads.mr_series(500 if quick else 2000), associations=1, repeats=3)
 
 
 def _one_large(name: str, folder: Path, quick: bool) -> list[Run]:
@@ -173,6 +171,7 @@ def _alternating(
     runs = []
     for repeat in range(repeats):
         for server in servers if repeat % 2 == 0 else list(reversed(servers)):
+            os.sync()  # nobody's flush is to pay for what another server left unwritten
             cost = measure(server, repeat)
             runs.append(Run(name, server.name, repeat, cost, server.peak, server.idle_rss))
             print(f"  {server.name}: {cost.rate:.0f}/s, {cost.cpu:.2f} CPU s", file=sys.stderr, flush=True)

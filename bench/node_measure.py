@@ -51,9 +51,7 @@ class Cost:
         return 1000 * median(self.latencies)
 
 
-def store(
-    server: Server, instances: Sequence[Instance], token: int | None, associations: int = 1
-) -> Cost:
+def store(server: Server, instances: Sequence[Instance], token: int | None, associations: int = 1) -> Cost:
     """Send the instances, renamed to `token`, spread over associations, each in a process of its own."""
     barrier = _FORK.Barrier(associations + 1)
     queue: Any = _FORK.Queue()
@@ -76,9 +74,7 @@ def store(
         raise RuntimeError(f"{server.name}: {[p for p in problems if p]}; {server.log_tail()}")
     time.sleep(0.1)  # CPU time of a child counts once it was waited for
     size = sum(len(instance.data) for instance in renamed)
-    return Cost(
-        seconds, len(renamed), size, server.cpu_seconds() - cpu, server.own_cpu_seconds() - own
-    )
+    return Cost(seconds, len(renamed), size, server.cpu_seconds() - cpu, server.own_cpu_seconds() - own)
 
 
 def _send(port: int, ae_title: str, instances: Sequence[Instance], barrier: Barrier, queue: Any) -> None:

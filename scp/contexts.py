@@ -67,11 +67,12 @@ def _all_transfer_syntaxes() -> tuple[str, ...]:
         for uid, entry in REGISTERED_UIDS.items()
         if entry[1] == "Transfer Syntax" and uid.startswith(_PREFIX) and uid not in _NOT_DATA_SETS
     ]
-    return (*_FIRST, *sorted(uid for uid in registered if uid not in _FIRST))
+    rest = (uid for uid in registered if uid not in _FIRST)
+    return (*_FIRST, *sorted(rest, key=lambda uid: [int(part) for part in uid.split(".")]))
 
 
 STORAGE_SYNTAXES = _all_transfer_syntaxes()
-"""Every transfer syntax in the standard, uncompressed first, then lossless, then the rest."""
+"""Every transfer syntax in the standard: uncompressed, lossless, then the rest, stills before video."""
 
 
 def is_storage(abstract_syntax: str, accept_private: bool) -> bool:

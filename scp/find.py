@@ -81,10 +81,23 @@ class FindRequest:
     default_charset: str = ""
 
 
-def find_responses(catalog: Finds, request: FindRequest) -> Iterator[bytes]:
-    """Return an iterator over the encoded identifiers of the pending responses.
+@dataclass(frozen=True, slots=True)
+class FindAnswers:
+    """What a C-FIND request is answered with.
 
-    The request is judged at once, the catalog read as the iterator is. To cancel, stop iterating.
+    Attributes
+    ----------
+    identifiers : the encoded identifiers of the pending responses, read from the catalog as they are taken;
+        to cancel, stop taking
+    ignores_keys : a key has a value that is not matched, because the catalog does not keep the attribute
+    """
+
+    identifiers: Iterator[bytes]
+    ignores_keys: bool
+
+
+def find_responses(catalog: Finds, request: FindRequest) -> FindAnswers:
+    """Judge a request, and return the answers to it.
 
     Raises
     ------
@@ -92,13 +105,10 @@ def find_responses(catalog: Finds, request: FindRequest) -> Iterator[bytes]:
         If the request cannot be carried out.
     """
     identifier = decode_identifier(request.identifier, request.transfer_syntax_uid, request.default_charset)
-    return _answers(catalog, request, identifier)
-
-
-def _answers(catalog: Finds, request: FindRequest, identifier: Identifier) -> Iterator[bytes]:
     query = find_query(request, identifier)
     encoder = AnswerEncoder(identifier, request.transfer_syntax_uid, request.retrieve_ae_title)
-    return (encoder.encode(match) for match in catalog.find(query))
+    answers = (encoder.encode(match) for match in catalog.find(query))
+    return FindAnswers(answers, ignores_keys(identifier))
 
 
 def ignores_keys(identifier: Identifier) -> bool:

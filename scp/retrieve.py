@@ -4,7 +4,6 @@ Instances go out byte for byte as they are stored wherever the receiver takes th
 cannot be read, converted or delivered is counted as failed and listed by its UID; the rest goes on.
 """
 
-import struct
 from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -39,9 +38,10 @@ from dcmpress.scp.commands import (
 )
 from dcmpress.scp.errors import NetworkError, ProtocolError
 from dcmpress.scp.find import retrieve_query
-from dcmpress.scp.identifier import IdentifierError
+from dcmpress.scp.identifier import IdentifierError, encode_failed_list
 from dcmpress.scp.log import logger
 from dcmpress.scp.negotiation import Context
+from dcmpress.scp.query import explain
 from dcmpress.scp.settings import Peer, ScpSettings
 from dcmpress.scp.status import (
     CANCEL,
@@ -57,7 +57,6 @@ from dcmpress.scp.status import (
 from dcmpress.scp.upper_layer import UpperLayer
 from dcmpress.storage.archive import Archive
 from dcmpress.storage.catalog.search import Located
-from dcmpress.storage.elements import DEFLATED_SYNTAXES, deflate, encoding_of
 from dcmpress.storage.errors import StorageError
 from dcmpress.storage.retrieve import Failed, Outgoing
 from dcmpress.storage.transcode import TARGETS, choose
@@ -67,6 +66,10 @@ MOST_CONTEXTS = 128
 
 LARGEST_COUNT = 0xFFFF
 """Sub-operation counts are 16 bits wide; larger ones are shown as this."""
+
+
+MOST_BREAKS = 3
+"""Associations in a row that a destination may break off at the first instance."""
 
 
 class _DestinationError(Exception):
@@ -146,7 +149,7 @@ class _Retrieval:
         data_set = None
         if progress.failed_uids and status != SUCCESS:
             response[COMMAND_DATA_SET_TYPE] = DATA_SET_FOLLOWS
-            data_set = [_failed_list(progress.failed_uids, self.context.transfer_syntax)]
+            data_set = [encode_failed_list(progress.failed_uids, self.context.transfer_syntax)]
         self.association.send(self.context, response, data_set)
         event = logger.info if status in (SUCCESS, CANCEL) else logger.warning
         event(
@@ -216,35 +219,65 @@ def _move_part(
     located: Sequence[Located],
     settings: ScpSettings,
 ) -> str:
-    """Send instances over one association; return what kept it from working, or ""."""
-    waiting = deque(item.sop_instance_uid for item in located)
-    outward: Association | None = None
-    try:
-        outward = _open(destination, located, settings)
-        by_class: dict[str, list[Context]] = defaultdict(list)
-        for candidate in outward.negotiated.contexts.values():
-            by_class[candidate.abstract_syntax].append(candidate)
-        for message_id, item in enumerate(_outgoing(archive, located, by_class), 1):
-            if isinstance(item, Failed):
-                _log_failed(item)
-                status = UNABLE_TO_PROCESS
-            else:
-                target = _context_for(by_class, item)
-                status = _deliver(outward, target, item, message_id % LARGEST_COUNT + 1, retrieval)
-            retrieval.progress.count(waiting.popleft(), status)
-            if not retrieval.go_on():
-                break
-        outward.release()
-        outward = None
-    except _DestinationError as error:
-        logger.warning("destination fails", destination=destination.ae_title, problem=str(error))
-        for uid in waiting:
-            retrieval.progress.count(uid, UNABLE_TO_PROCESS)
-        return str(error)
-    finally:
-        if outward is not None:  # it failed, or the requestor went away
+    """Send instances whose contexts fit one association; return what kept that from working, or "".
+
+    An instance on which the destination gives up its association fails, and the rest go over another one,
+    until that has happened MOST_BREAKS times in a row.
+    """
+    waiting = deque(located)
+    problem = ""
+    breaks = 0
+    while waiting and breaks < MOST_BREAKS and not retrieval.cancelled:
+        before = len(waiting)
+        try:
+            outward = _open(destination, waiting, settings)
+        except _DestinationError as error:
+            _log_destination(destination, error)
+            problem = str(error)
+            break
+        try:
+            _send_waiting(archive, retrieval, outward, waiting)
+            outward.release()
+        except _DestinationError as error:
+            _log_destination(destination, error)
+            problem = str(error)
             outward.abort()
-    return ""
+            breaks = 1 if before - len(waiting) > 1 else breaks + 1
+        except BaseException:  # the requestor went away
+            outward.abort()
+            raise
+    if not retrieval.cancelled:
+        for item in waiting:
+            retrieval.progress.count(item.sop_instance_uid, UNABLE_TO_PROCESS)
+    return problem
+
+
+def _send_waiting(
+    archive: Archive, retrieval: _Retrieval, outward: Association, waiting: deque[Located]
+) -> None:
+    """Send instances, taking each off `waiting` as its sub-operation begins."""
+    by_class: dict[str, list[Context]] = defaultdict(list)
+    for candidate in outward.negotiated.contexts.values():
+        by_class[candidate.abstract_syntax].append(candidate)
+    for message_id, item in enumerate(_outgoing(archive, list(waiting), by_class), 1):
+        uid = waiting.popleft().sop_instance_uid
+        if isinstance(item, Failed):
+            _log_failed(item)
+            status = UNABLE_TO_PROCESS
+        else:
+            target = _context_for(by_class, item)
+            try:
+                status = _deliver(outward, target, item, message_id % LARGEST_COUNT + 1, retrieval)
+            except _DestinationError:
+                retrieval.progress.count(uid, UNABLE_TO_PROCESS)
+                raise
+        retrieval.progress.count(uid, status)
+        if not retrieval.go_on():
+            return
+
+
+def _log_destination(destination: Peer, error: _DestinationError) -> None:
+    logger.warning("destination fails", destination=destination.ae_title, problem=str(error))
 
 
 def _open(destination: Peer, located: Sequence[Located], settings: ScpSettings) -> Association:
@@ -342,24 +375,6 @@ def _by_association(located: Sequence[Located]) -> Iterator[list[Located]]:
         yield [item for item in located if item.sop_class_uid in part]
 
 
-def _failed_list(uids: list[str], transfer_syntax_uid: str) -> bytes:
-    """Return a data set with (0008,0058) Failed SOP Instance UID List only, as long as its VR allows."""
-    value = b""
-    for uid in uids:
-        joined = value + (b"\\" if value else b"") + uid.encode("ascii", "replace")
-        if len(joined) > LARGEST_COUNT - 1:
-            break  # explicit VR gives UI a 16-bit length; the count tells that there are more
-        value = joined
-    value += b"\0" * (len(value) % 2)
-    encoding = encoding_of(transfer_syntax_uid)
-    order = "<" if encoding.little_endian else ">"
-    if encoding.explicit:
-        encoded = struct.pack(order + "HH2sH", 0x0008, 0x0058, b"UI", len(value)) + value
-    else:
-        encoded = struct.pack(order + "HHI", 0x0008, 0x0058, len(value)) + value
-    return deflate(encoded) if transfer_syntax_uid in DEFLATED_SYNTAXES else encoded
-
-
 def _log_failed(item: Failed) -> None:
     logger.error("instance not sent", sop_instance=item.located.sop_instance_uid, problem=str(item.error))
 
@@ -376,11 +391,14 @@ def _locate(
         )
         return archive.locate(query)
     except (IdentifierError, StorageError) as error:
-        status = error.status if isinstance(error, IdentifierError) else UNABLE_TO_PROCESS
-        response = response_to(command, status)
-        response[ERROR_COMMENT] = str(error)[:COMMENT_LENGTH]
+        response = response_to(command, UNABLE_TO_PROCESS)
+        if isinstance(error, IdentifierError):
+            response[STATUS] = error.status
+            explain(response, error)
+        else:
+            response[ERROR_COMMENT] = str(error)[:COMMENT_LENGTH]
+            logger.error("retrieve fails", problem=str(error))
         association.send(context, response)
-        logger.warning("retrieve refused", status=f"{status:04X}", problem=str(error))
         return None
 
 

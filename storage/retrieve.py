@@ -30,6 +30,9 @@ AHEAD = 3
 
 _CHUNK = 1 << 20
 
+_MOVES = 3
+"""Times that an instance is looked for again because it has moved."""
+
 
 @dataclass
 class Outgoing:
@@ -52,6 +55,11 @@ class Outgoing:
                 while chunk := file.read(_CHUNK):
                     yield chunk
 
+    def close(self) -> None:
+        """Let go of an instance that is not sent; `pieces` does so at its end."""
+        if self._file is not None:
+            self._file.close()
+
 
 @dataclass
 class Failed:
@@ -73,9 +81,9 @@ class Retriever:
         spool: Spool,
         blobs: FolderBlobStore,
         temporary: Path,
-        current_version: Callable[[str], Located | None],
+        where_now: Callable[[Located], Located | None],
     ) -> None:
-        self._current_version = current_version
+        self._where_now = where_now
         self._spool = spool
         self._blobs = blobs
         self._temporary = temporary
@@ -105,7 +113,8 @@ class Retriever:
                 yield from waiting.popleft().result()
         finally:
             for future in waiting:
-                future.cancel()
+                if not future.cancel():
+                    future.add_done_callback(_discard)
 
     def _read_batch(self, batch: list[Located], choose: ChooseSyntax) -> list[Outgoing | Failed]:
         readers: dict[str, InstanceReader] = {}
@@ -122,19 +131,25 @@ class Retriever:
             target = choose(item)
             if target is None:
                 raise ConversionError("the receiver accepts no transfer syntax for this SOP class")
-            try:
-                exact = self._exact(item, readers)
-            except MissingError:
-                # Since it was looked up it may have moved from the spool into a blob, or to another blob.
-                moved = self._current_version(item.sop_instance_uid)
-                if moved is None or moved == item or moved.sha256 != item.sha256:
-                    raise
-                exact = self._exact(moved, readers)
-            return self._convert(item, exact, target)
+            return self._convert(item, self._find(item, readers), target)
         except StorageError as error:
             return Failed(item, error)
         except OSError as error:
             return Failed(item, DamagedError(f"cannot be read: {error}"))
+        except Exception as error:  # one instance that nobody thought of must not stop the others
+            return Failed(item, StorageError(f"cannot be read: {error!r}"))
+
+    def _find(self, item: Located, readers: dict[str, InstanceReader]) -> Outgoing:
+        """Read an instance, also if since it was looked up it has moved into a blob, or to another one."""
+        for _ in range(_MOVES):
+            try:
+                return self._exact(item, readers)
+            except MissingError:
+                now = self._where_now(item)
+                if now is None or now == item:
+                    raise
+                item = now
+        raise MissingError(f"{item.sop_instance_uid} moves faster than it can be read")
 
     def _exact(self, item: Located, readers: dict[str, InstanceReader]) -> Outgoing:
         if item.damaged:
@@ -173,20 +188,27 @@ class Retriever:
         digest = hashlib.sha256()
         size = 0
         outgoing = Outgoing(item, item.transfer_syntax_uid, item.size)
-        if item.size <= IN_MEMORY:
-            data = b"".join(pieces)
-            digest.update(data)
-            size = len(data)
-            outgoing._data = data
-        else:
-            file = tempfile.TemporaryFile(dir=self._temporary)  # noqa: SIM115 - closed by `pieces`
-            for piece in pieces:
-                digest.update(piece)
-                size += memoryview(piece).nbytes
-                file.write(piece)
-            outgoing._file = file
-        if size != item.size or digest.digest() != item.sha256:
-            raise DamagedError(f"{item.sop_instance_uid} is not what was received")
+        try:
+            if item.size <= IN_MEMORY:
+                parts = []
+                for piece in pieces:
+                    size += memoryview(piece).nbytes
+                    if size > item.size:
+                        break
+                    parts.append(piece)
+                outgoing._data = b"".join(parts)
+                digest.update(outgoing._data)
+            else:
+                outgoing._file = tempfile.TemporaryFile(dir=self._temporary)  # noqa: SIM115
+                for piece in pieces:
+                    digest.update(piece)
+                    size += memoryview(piece).nbytes
+                    outgoing._file.write(piece)
+            if size != item.size or digest.digest() != item.sha256:
+                raise DamagedError(f"{item.sop_instance_uid} is not what was received")
+        except BaseException:
+            outgoing.close()
+            raise
         return outgoing
 
     def _convert(self, item: Located, exact: Outgoing, target: str) -> Outgoing:
@@ -194,6 +216,14 @@ class Retriever:
             return exact
         data = convert(b"".join(exact.pieces()), item.transfer_syntax_uid, target)
         return Outgoing(item, target, len(data), data)
+
+
+def _discard(future: "Future[list[Outgoing | Failed]]") -> None:
+    """Let go of what was decoded for nobody."""
+    if not future.cancelled() and future.exception() is None:
+        for result in future.result():
+            if isinstance(result, Outgoing):
+                result.close()
 
 
 def _batches(located: Sequence[Located]) -> Iterator[list[Located]]:

@@ -18,13 +18,14 @@ def worker_pool(workers: int, nice: int = 10) -> ProcessPoolExecutor:
 def end_at_once(pool: ProcessPoolExecutor) -> None:
     """End a pool without waiting for what its processes are at."""
     for process in list((pool._processes or {}).values()):
-        process.terminate()
+        process.kill()
     pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _begin(node: int, nice: int) -> None:
     os.nice(nice)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the node to answer
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # a signal to the whole process group is for the node to answer
     threading.Thread(target=_end_with, args=(node,), daemon=True).start()
 
 

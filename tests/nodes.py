@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from pydicom.uid import UID
-from pynetdicom import AE, _config, build_role
+from pynetdicom import AE, _config, build_role, evt
 from ruamel.yaml import YAML
 
 from tests.corpus_files import data_set
@@ -133,6 +133,22 @@ class Node:
                     found.append(event)
         return found
 
+    def reload(self, **config: Any) -> None:
+        """Lay `config` over the configuration, send SIGHUP, and wait until the node has read it."""
+        before = len(self.events())
+        self.configure(**merged(self.config, config))
+        assert self.process is not None
+        self.process.send_signal(signal.SIGHUP)
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            if any(
+                event["event"] in ("configuration reloaded", "configuration not reloaded")
+                for event in self.events()[before:]
+            ):
+                return
+            time.sleep(0.02)
+        raise AssertionError("the node does not read its configuration again")
+
     def command(self, *arguments: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run `dcmpress ...` with this node's configuration."""
         done = subprocess.run(
@@ -161,6 +177,14 @@ class Node:
                     return stats
             time.sleep(0.1)
         raise AssertionError(f"not settled after {timeout} s: {self.log_text()[-3000:]}")
+
+
+    def drained(self, timeout: float = 120.0) -> None:
+        """Wait until the spool is empty: as `settled`, without the time that the statistics take."""
+        deadline = time.monotonic() + timeout
+        while any((self.data / "spool").iterdir()):
+            assert time.monotonic() < deadline, f"not settled after {timeout} s: {self.log_text()[-3000:]}"
+            time.sleep(0.05)
 
 
 def dcmtk(program: str, *arguments: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
@@ -195,7 +219,9 @@ def send_unchanged(port: int, paths: Iterable[Path]) -> dict[Path, int]:
         part = pairs[start : start + 100]
         for sop_class, syntax in part:
             ae.add_requested_context(UID(sop_class), UID(syntax))
-        association = ae.associate("127.0.0.1", port, ae_title="DCMPRESS")
+        association = ae.associate(
+            "127.0.0.1", port, ae_title="DCMPRESS", evt_handlers=[(evt.EVT_CONN_OPEN, without_delay)]
+        )
         assert association.is_established
         for pair in part:
             for path in wanted[pair]:
@@ -203,6 +229,11 @@ def send_unchanged(port: int, paths: Iterable[Path]) -> dict[Path, int]:
                 statuses[path] = answer.Status if "Status" in answer else -1
         association.release()
     return statuses
+
+
+def without_delay(event: Any) -> None:
+    """Handle an opened connection: pynetdicom leaves Nagle's algorithm on, which costs 40 ms a message."""
+    event.assoc.dul.socket.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def sha256(data: bytes) -> str:

@@ -113,7 +113,7 @@ def find_layers(frames: Array, transform: int, index: Array) -> list[Layer]:
     """Return the layers that hold all components of `frames[index]`."""
     layers: list[Layer] = []
     n_components = 1 if frames.ndim == 3 else frames.shape[3]
-    chunks = np.array_split(index, max(1, len(index) * frames[0].size >> 22))
+    chunks = np.array_split(index, max(1, min(len(index), len(index) * frames[0].size >> 22)))
     for c in range(n_components):
         least, most = 1 << 62, -(1 << 62)
         for chunk in chunks:

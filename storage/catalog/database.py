@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import DatabaseError, DBAPIError, IntegrityError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from dcmpress.storage.catalog.errors import CatalogError, CatalogVersionError
 from dcmpress.storage.catalog.migrations import HEAD
@@ -16,6 +17,11 @@ from dcmpress.storage.errors import NoSpaceError
 
 BUSY_SECONDS = 60
 """How long a SQLite writer waits for another process's transaction."""
+
+CONNECTIONS = 12
+"""Kept open; as many again for a rush. A statement takes about a millisecond, so more would only wait."""
+CACHE_KIB = 4096
+"""Page cache of each SQLite connection; the operating system caches the file itself."""
 
 _UPGRADE_LOCK = 0x64636D70
 """Key of the PostgreSQL advisory lock that lets one process at a time change the schema ("dcmp")."""
@@ -39,7 +45,9 @@ class Database:
             self.engine = _sqlite_engine(url, "NORMAL")
             self._durable_engine = _sqlite_engine(url, "FULL")
         else:
-            self.engine = create_engine(url, pool_pre_ping=True, pool_size=16, max_overflow=64)
+            self.engine = create_engine(
+                url, pool_pre_ping=True, pool_size=CONNECTIONS, max_overflow=CONNECTIONS
+            )
             self._durable_engine = self.engine
         self._reading = self.engine.execution_options(isolation_level="AUTOCOMMIT")
 
@@ -121,6 +129,8 @@ def _translated() -> Iterator[None]:
         yield
     except IntegrityError:
         raise
+    except PoolTimeoutError as error:
+        raise CatalogError(f"the catalog has no connection to spare: {error}") from error
     except DBAPIError as error:
         problem = str(error.orig).strip()
         if "disk is full" in problem or getattr(error.orig, "sqlstate", "") == "53100":  # disk_full
@@ -132,8 +142,8 @@ def _sqlite_engine(url: str, synchronous: str) -> Engine:
     engine = create_engine(
         url,
         isolation_level="AUTOCOMMIT",
-        pool_size=16,
-        max_overflow=64,
+        pool_size=CONNECTIONS,
+        max_overflow=CONNECTIONS,
         connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False},
     )
 
@@ -144,6 +154,6 @@ def _sqlite_engine(url: str, synchronous: str) -> Engine:
         connection.execute(f"PRAGMA synchronous = {synchronous}")
         connection.execute("PRAGMA foreign_keys = ON")
         connection.execute("PRAGMA case_sensitive_like = ON")  # as PostgreSQL has it
-        connection.execute("PRAGMA cache_size = -32768")
+        connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
 
     return engine

@@ -63,7 +63,7 @@ def find(
     catalog: Catalog, sop_class: str, level: str, *, relational: bool = False, **keys: Any
 ) -> list[Dataset]:
     request = FindRequest(sop_class, identifier(level, **keys), IMPLICIT, "DCMPRESS", relational=relational)
-    return [decode(data, IMPLICIT) for data in find_responses(catalog, request)]
+    return [decode(data, IMPLICIT) for data in find_responses(catalog, request).identifiers]
 
 
 def test_each_level_is_searched(catalog: Catalog) -> None:
@@ -207,6 +207,6 @@ def test_explicit_requests_are_answered_alike(catalog: Catalog) -> None:
     data_set.StudyInstanceUID = ""
     data_set.add_new(0x00091001, "LO", "")
     request = FindRequest(STUDY_ROOT_FIND, encode(data_set, EXPLICIT), EXPLICIT, "DCMPRESS")
-    answers = [decode(data, EXPLICIT) for data in find_responses(catalog, request)]
+    answers = [decode(data, EXPLICIT) for data in find_responses(catalog, request).identifiers]
     assert [answer.StudyInstanceUID for answer in answers] == ["1.2", "1.1"]
     assert answers[0][0x00091001].VR == "LO"

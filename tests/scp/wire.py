@@ -45,7 +45,7 @@ def associate_rq(
     application: str = "1.2.840.10008.3.1.1.1",
 ) -> bytes:
     """Return an A-ASSOCIATE-RQ with contexts numbered 1, 3, 5, ..."""
-    content = struct.pack(">HH16s16s32x", version, 0, calling.encode().ljust(16), called.encode().ljust(16))
+    content = struct.pack(">HH16s16s32x", version, 0, called.encode().ljust(16), calling.encode().ljust(16))
     content += item(0x10, application.encode())
     for k, (abstract, transfers) in enumerate(proposals):
         sub = item(0x30, abstract.encode()) + b"".join(item(0x40, t.encode()) for t in transfers)

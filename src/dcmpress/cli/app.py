@@ -68,6 +68,7 @@ def main() -> None:
         recompress,
         serve,
         transfer_commands,
+        view,
     )
 
     try:
