@@ -76,7 +76,7 @@ def magnitude(v):
 @inline
 def three_way(v, dead):
     """0, 1, 2: below, within, above the dead zone."""
-    return np.int64(v > dead) - np.int64(v < -dead) + 1
+    return np.int64(v > dead) - np.int64(v < -dead) + np.int64(1)
 
 
 @inline
@@ -301,7 +301,7 @@ def code_plane(
             fn = np.int64(final[U(n)])
             fp = np.int64(final_reference[U(o)])
             signs = 9 * three_way(fw, m >> 10) + 3 * three_way(fn, m >> 10) + three_way(fp, m >> 10)
-            bias_context = min(blend_class >> 2, 15) * 27 + signs
+            bias_context = clamp(blend_class >> 2, 0, 15) * 27 + signs
             blend = to_sixteenths(base32 + step_to_blend + F(bias[U(bias_context)]) * F(1.0 / 4096.0), top)
             lane_open(lanes, classes, mean_error, F(blend))
             scale = lanes[U(SCALE + BLEND)] * F(11.54)  # |error| to 1/16 of the expected |error|

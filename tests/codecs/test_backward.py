@@ -224,6 +224,9 @@ def test_the_frozen_tables_have_not_changed() -> None:
     digest = hashlib.sha256()
     for name in tables:
         digest.update(getattr(backward_tables, name).astype("<f4").tobytes())
-    assert digest.hexdigest() == "1b6ed96495f3ae064739be2fcaa74d8e0da6321efb15f00371ead3fc1d892e8a"def test_the_squash_table_is_the_logistic_function() -> None:
+    assert digest.hexdigest() == "1b6ed96495f3ae064739be2fcaa74d8e0da6321efb15f00371ead3fc1d892e8a"
+
+
+def test_the_squash_table_is_the_logistic_function() -> None:
     x = (np.arange(4096) - 2048) / 128
     np.testing.assert_allclose(backward_tables.SQUASH, np.clip(65536 / (1 + np.exp(-x)), 1, 65535), atol=0.51)
