@@ -72,9 +72,9 @@ def packed(planes: NDArray[np.uint16]) -> tuple[NDArray[np.uint16], int]:
     return rank[planes], span // 8 + 1
 
 
-def timed(function: Callable[[], Any]) -> tuple[Any, float]:
+def timed(function: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
     start = time.thread_time()
-    result = function()
+    result = function(*arguments)
     return result, time.thread_time() - start
 
 
@@ -87,16 +87,16 @@ def measure(name: str, frames: NDArray[Any], group: int) -> tuple[float, float, 
     charls = jxl = 0
     for start in range(0, len(planes), group):
         part = np.ascontiguousarray(planes[start : start + group])
-        data, spent = timed(lambda part=part: encode_planes(part, top))
+        data, spent = timed(encode_planes, part, top)
         encode_time += spent
         for frame in peer_frames[start : start + group]:
-            coded, spent = timed(lambda frame=frame: imagecodecs.jpegls_encode(frame))
+            coded, spent = timed(imagecodecs.jpegls_encode, frame)
             peer_encode += spent
-            _, spent = timed(lambda coded=coded: imagecodecs.jpegls_decode(coded))
+            _, spent = timed(imagecodecs.jpegls_decode, coded)
             peer_decode += spent
             charls += len(coded)
             jxl += len(imagecodecs.jpegxl_encode(frame, lossless=True, effort=9, numthreads=1))
-        back, spent = timed(lambda data=data, part=part: decode_planes(data, part.shape, top))
+        back, spent = timed(decode_planes, data, part.shape, top)
         decode_time += spent
         if not np.array_equal(back, part):
             raise SystemExit(f"{name}: decoded samples differ")
