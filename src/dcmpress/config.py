@@ -199,7 +199,7 @@ class ColdConfig(_Section):
 
     after_days: Annotated[float, Field(ge=0)] = 30.0
     codec: Annotated[str, BeforeValidator(_known_codec)] = "interframe"
-    effort: str | None = "balanced"
+    effort: str | None = "dense"
     parameters: Mapping[str, Any] = {}
 
     @model_validator(mode="after")
