@@ -82,6 +82,7 @@ def _convert(data: bytes, stored: str, target: str) -> bytes:
     if fragments is not None:
         data_set.add_new(PIXEL_DATA, "OB", fragments)
         decompress(data_set, stored)
+        _decompress_nested(data_set, stored)
     out = DicomBytesIO()
     out.is_little_endian = True
     out.is_implicit_VR = target == IMPLICIT_VR_LITTLE_ENDIAN
@@ -98,6 +99,15 @@ def _without_fragments(data: bytes, encoding: Encoding) -> tuple[bytes, bytes | 
         if element.tag == PIXEL_DATA and element.undefined_length:
             return data[: element.start] + data[element.end :], data[element.value : element.end - 8]
     return data, None
+
+
+def _decompress_nested(data_set: Dataset, stored: str) -> None:
+    """Decompress images in sequences (icons): no encapsulated value may stand in a native syntax."""
+    for element in data_set:
+        for item in element.value if element.VR == "SQ" else ():
+            if PIXEL_DATA in item and item[PIXEL_DATA].is_undefined_length:
+                decompress(item, stored)
+            _decompress_nested(item, stored)
 
 
 _WORD = {"OW": 2, "OF": 4, "OL": 4, "OD": 8, "OV": 8}
