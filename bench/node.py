@@ -10,6 +10,7 @@ noisy on shared machines: every ratio is the median over adjacent runs in altern
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -20,7 +21,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from bench import node_workloads as workloads
-from bench.node_measure import Cost, find_studies, get_series, store
+from bench.node_measure import Cost, find_studies, get_series, get_series_by_getscu, store
 from bench.node_peers import Dcmpress, DcmpressBusy, DcmpressSettled, Dcmqrscp, Orthanc, Server
 from bench.node_report import Run, print_report
 from bench.node_workloads import Instance
@@ -34,10 +35,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="smaller loads, under two minutes")
     parser.add_argument("--only", nargs="+", metavar="NAME", help=f"of {', '.join(WORKLOADS)}")
-    parser.add_argument("--folder", type=Path, help="where the servers keep their data (default: a temporary folder)")
+    parser.add_argument(
+        "--folder", type=Path, help="where the servers keep their data (default: a temporary folder)"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every single measurement there")
     arguments = parser.parse_args()
     _into_own_network()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the servers are stopped on the way out
     runs: list[Run] = []
     for name in arguments.only or WORKLOADS:
         print(f"{name} ...", file=sys.stderr, flush=True)
@@ -70,9 +74,10 @@ def _ingest(
     repeats: int,
     kinds: Sequence[type[Server]] = (Dcmpress, Orthanc, Dcmqrscp),
 ) -> list[Run]:
+    warm_up = workloads.ct_series(20)
     with _servers(folder, kinds) as servers:
         for server in servers:
-            store(server, instances[:20] if len(instances) > 20 else [], _WARM_UP, 1)
+            store(server, warm_up, _WARM_UP)
         before = {server.name: server.disk_bytes() for server in servers}
 
         def measure(server: Server, repeat: int) -> Cost:
@@ -100,15 +105,11 @@ def _ct_four(name: str, folder: Path, quick: bool) -> list[Run]:
 
 def _ct_busy(name: str, folder: Path, quick: bool) -> list[Run]:
     series = workloads.ct_series(200 if quick else 600)
-    return _ingest(
-        name, folder, series, associations=1, repeats=3, kinds=(DcmpressBusy, Dcmpress, Orthanc)
-    )
+    return _ingest(name, folder, series, associations=1, repeats=3, kinds=(DcmpressBusy, Dcmpress, Orthanc))
 
 
 def _mr_small(name: str, folder: Path, quick: bool) -> list[Run]:
-    return _ingest(
-        name, folder, workloads.mr_series(500 if quick else 2000), associations=1, repeats=3
-    )
+    return _ingest(name, folder, workloads.mr_series(500 if quick else 2000), associations=1, repeats=3)
 
 
 def _one_large(name: str, folder: Path, quick: bool) -> list[Run]:
@@ -128,7 +129,11 @@ def _get(name: str, folder: Path, quick: bool) -> list[Run]:
                 raise RuntimeError(f"{server.name} gives {cost.images} of {len(series)} images")
             return cost
 
+        def measure_getscu(server: Server, _: int) -> Cost:
+            return get_series_by_getscu(server, 0, len(series), sum(len(i.data) for i in series))
+
         runs = _alternating(name, servers, 3, measure)
+        runs += _alternating(f"{name}, by getscu", servers, 3, measure_getscu)
         for run in runs:
             run.disk = next(s for s in servers if s.name == run.server).disk_bytes() / runs[0].cost.size
     return runs
@@ -173,6 +178,7 @@ def _alternating(
     runs = []
     for repeat in range(repeats):
         for server in servers if repeat % 2 == 0 else list(reversed(servers)):
+            os.sync()  # nobody's flush is to pay for what another server left unwritten
             cost = measure(server, repeat)
             runs.append(Run(name, server.name, repeat, cost, server.peak, server.idle_rss))
             print(f"  {server.name}: {cost.rate:.0f}/s, {cost.cpu:.2f} CPU s", file=sys.stderr, flush=True)

@@ -40,7 +40,9 @@ class Proposal:
 class Client:
     """One association with a server on 127.0.0.1."""
 
-    def __init__(self, port: int, called_ae: str, proposals: Sequence[Proposal], timeout: float = 300) -> None:
+    def __init__(
+        self, port: int, called_ae: str, proposals: Sequence[Proposal], timeout: float = 300
+    ) -> None:
         self.contexts: dict[str, int] = {}
         """Abstract syntax -> id of its presentation context."""
         self.peer_max_pdu = 0

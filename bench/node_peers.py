@@ -41,7 +41,7 @@ class Server:
                 self.command(), stdout=log, stderr=log, env=ENVIRONMENT, start_new_session=True
             )
         self._wait_for_port()
-        time.sleep(0.3)
+        self._wait_until_idle()
         self.idle_rss = self.rss()
         self._sampler = threading.Thread(target=self._sample, daemon=True)
         self._sampler.start()
@@ -96,6 +96,16 @@ class Server:
         while not self._ended.wait(0.1):
             self.peak = max(self.peak, self.rss(), _peak_of(self._process.pid))
 
+    def _wait_until_idle(self, timeout: float = 60) -> None:
+        """Wait until it has done what it does once: compile, warm up, open its files."""
+        deadline = time.monotonic() + timeout
+        before, quiet = self.cpu_seconds(), 0
+        while quiet < 3 and time.monotonic() < deadline:
+            time.sleep(0.3)
+            now = self.cpu_seconds()
+            quiet = quiet + 1 if now - before < 0.02 else 0
+            before = now
+
     def _wait_for_port(self) -> None:
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline and self._process.poll() is None:
@@ -129,7 +139,7 @@ class Dcmpress(Server):
 
     def compressed(self) -> bool:
         """Tell whether nothing waits in the spool."""
-        return not any((self.data / "spool").iterdir())
+        return not any((self.data / "spool").glob("*.dcm"))
 
 
 class DcmpressBusy(Dcmpress):

@@ -27,8 +27,10 @@ class Run:
 
 def print_report(runs: Sequence[Run]) -> None:
     """Print a line for each workload and server; ratios are medians over the rounds."""
-    print("| workload | server | per second | MB/s | ratio to Orthanc | CPU ms each | ratio | latency ms "
-          "| peak RSS MiB (over idle) | bytes on disk |")
+    print(
+        "| workload | server | per second | MB/s | ratio to Orthanc | CPU ms each | ratio | latency ms "
+        "| peak RSS MiB (over idle) | bytes on disk |"
+    )
     print("|---|---|---|---|---|---|---|---|---|---|")
     for workload in dict.fromkeys(run.workload for run in runs):
         of_workload = [run for run in runs if run.workload == workload]

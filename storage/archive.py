@@ -9,10 +9,12 @@ from dcmpress.storage.blobstore import FolderBlobStore
 from dcmpress.storage.catalog.attributes import ATTRIBUTES
 from dcmpress.storage.catalog.catalog import Catalog
 from dcmpress.storage.catalog.query import Query
-from dcmpress.storage.catalog.recording import OnConflict, Outcome
+from dcmpress.storage.catalog.recording import OnConflict, Outcome, Recorded
 from dcmpress.storage.catalog.search import Located, Match
+from dcmpress.storage.catalog.settling import SpooledInstance
 from dcmpress.storage.elements import Buffer
 from dcmpress.storage.errors import ConflictError, MalformedError, MismatchError, MissingError
+from dcmpress.storage.folders import make_folder
 from dcmpress.storage.leading import Leading, read_leading
 from dcmpress.storage.part10 import FileMeta
 from dcmpress.storage.received import Received
@@ -26,6 +28,9 @@ WANTED = {attribute.tag: attribute for attribute in ATTRIBUTES if attribute.orig
 
 LARGEST_LEADING = 1 << 26
 """Bytes of a data set that are searched for attributes when the spool writer's window does not reach."""
+
+_MOVES = 3
+"""Times that a file is looked for again because the catalog has moved it meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -75,18 +80,17 @@ class Archive:
 
     def __init__(self, settings: ArchiveSettings) -> None:
         self.settings = settings
-        settings.root.mkdir(parents=True, exist_ok=True)
+        make_folder(settings.root)
         self.spool = Spool(settings.root / "spool", settings.reserve)
         self.blobs = FolderBlobStore(settings.blob_folder or settings.root / "blobs")
         self.catalog = Catalog.open(settings.catalog_url or f"sqlite:///{settings.root / 'catalog.sqlite'}")
 
-        self.retriever = Retriever(
-            self.spool, self.blobs, settings.root / "tmp", self.catalog.current_version
-        )
+        self.retriever = Retriever(self.spool, self.blobs, settings.root / "tmp", self._where_now)
 
     def close(self) -> None:
         """Let go of everything."""
         self.retriever.close()
+        self.spool.close()
         self.catalog.close()
 
     # On the way in
@@ -127,14 +131,28 @@ class Archive:
         entry = writer.finish()
         return self._record(entry, leading)
 
+    def enter(self, entry: SpoolEntry) -> Receipt:
+        """Enter a complete spool file that another process of this node has written.
+
+        Raises
+        ------
+        ConflictError, StorageError, OSError
+            As `commit` does.
+        """
+        return self._record(entry, self._read_entry(entry))
+
     def _record(self, entry: SpoolEntry, leading: Leading) -> Receipt:
-        try:
-            recorded = self.catalog.record(
-                received_from(entry),
-                leading.attributes,
-                self.settings.on_conflict,
-                f"unreadable: {leading.problem}" if leading.problem else None,
+        note = f"unreadable: {leading.problem}" if leading.problem else None
+
+        def record() -> Recorded:
+            return self.catalog.record(
+                received_from(entry), leading.attributes, self.settings.on_conflict, note
             )
+
+        try:
+            recorded = record()
+            if recorded.outcome is Outcome.DUPLICATE and not self._holds(entry):
+                recorded = record()  # what the catalog relied on is gone: these bytes take its place
         except BaseException:
             self.spool.remove(entry.name)
             raise
@@ -145,6 +163,39 @@ class Archive:
         if recorded.outcome is Outcome.REJECTED:
             raise ConflictError(f"another data set is kept as {entry.meta.sop_instance_uid}")
         return Receipt(recorded.outcome.value, leading.problem)
+
+    def _holds(self, entry: SpoolEntry) -> bool:
+        """Tell whether the file with the bytes of `entry`, under another name, is there; note it if not."""
+        for _ in range(_MOVES):
+            versions = self.catalog.versions(entry.meta.sop_instance_uid)
+            held = next((v for v in versions if v.sha256 == entry.sha256 and not v.damaged), None)
+            if held is None or self._is_there(held):
+                return held is not None
+            if self._where_now(held) == held:  # else it has moved since
+                self.catalog.settling.mark_damaged([held.instance_pk], "the file is gone")
+                return False
+        return True
+
+    def _is_there(self, located: Located) -> bool:
+        if located.spool_name is not None:
+            return self.spool.path(located.spool_name).exists()
+        try:
+            return located.blob_name is not None and self.blobs.path(located.blob_name).exists()
+        except MissingError:
+            return False
+
+    def _where_now(self, located: Located) -> Located | None:
+        """Return a version of an instance as the catalog has it now, or None if it is not kept any more."""
+        versions = self.catalog.versions(located.sop_instance_uid)
+        return next((v for v in versions if v.sha256 == located.sha256), None)
+
+    def keeps(self, sop_instance_uid: str, size: int, sha256: Callable[[], bytes]) -> bool:
+        """Tell whether these very bytes are kept, and their file is there; `sha256` is asked if need be."""
+        versions = [v for v in self.catalog.versions(sop_instance_uid) if v.size == size and not v.damaged]
+        if not versions:
+            return False
+        digest = sha256()
+        return any(v.sha256 == digest and self._is_there(v) for v in versions)
 
     @staticmethod
     def _read_leading(writer: SpoolWriter) -> Leading:
@@ -201,14 +252,7 @@ class Archive:
     def committed(self, sop_instance_uid: str) -> bool:
         """Tell whether the bytes of an instance are kept, durable and not known to be damaged."""
         located = self.catalog.current_version(sop_instance_uid)
-        if located is None or located.damaged:
-            return False
-        if located.spool_name is not None:
-            return self.spool.path(located.spool_name).exists()
-        try:
-            return located.blob_name is not None and self.blobs.path(located.blob_name).exists()
-        except MissingError:
-            return False
+        return located is not None and not located.damaged and self._is_there(located)
 
     # At the start
 
@@ -223,6 +267,7 @@ class Archive:
             self.blobs.remove(name)
             self.catalog.settling.abandon_blob(blob_pk)
             recovered.blobs += 1
+        self.blobs.sweep()
         known = self.catalog.settling.spool_names()
         present = set(self.spool.names())
         for name in sorted(present - known):
@@ -235,10 +280,16 @@ class Archive:
                 recovered.dropped += 1
             except Exception as error:  # one bad file must not keep the node from starting
                 recovered.problems[name] = str(error)
-        self.catalog.settling.mark_lost(known - present)
-        for name in sorted(known - present):
+        gone = sorted(known - present)
+        self.catalog.settling.mark_lost(gone)
+        for name in gone:
             recovered.problems[name] = "the catalog relies on this spool file, but it is gone"
         return recovered
+
+    def spooled(self) -> Iterator[SpooledInstance]:
+        """Yield the instances that lie in the spool and are not known to be damaged."""
+        for series in self.catalog.settling.spooled_series():
+            yield from self.catalog.settling.spooled_in(series.series_pk)
 
     def _read_entry(self, entry: SpoolEntry) -> Leading:
         with self.spool.path(entry.name).open("rb") as file:

@@ -193,15 +193,19 @@ def find_pixel_data(data: Buffer, encoding: Encoding) -> tuple[dict[int, Element
     return before, None
 
 
-def inflate(data: Buffer, limit: int) -> bytes:
+def inflate(data: Buffer, limit: int, *, whole: bool = False) -> bytes:
     """Return up to `limit` bytes of a deflated data set (raw deflate, PS3.5 section A.5).
 
     Raises
     ------
     MalformedError
-        If the bytes are not a deflate stream.
+        If the bytes are not a deflate stream; with `whole`, also if it does not end within the limit.
     """
+    unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
-        return zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, limit)
+        inflated = unpacker.decompress(data, limit)
     except zlib.error as error:
         raise MalformedError(f"not a deflate stream: {error}") from None
+    if whole and not unpacker.eof:
+        raise MalformedError("the deflate stream is cut short or too long")
+    return inflated

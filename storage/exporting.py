@@ -10,10 +10,13 @@ from pathlib import Path
 from dcmpress.storage.archive import Archive
 from dcmpress.storage.catalog.search import Located
 from dcmpress.storage.elements import Buffer
-from dcmpress.storage.errors import DamagedError
+from dcmpress.storage.errors import DamagedError, MalformedError
 from dcmpress.storage.join import InstanceReader
 from dcmpress.storage.part10 import FileMeta, part10_header, read_part10
 from dcmpress.storage.retrieve import Failed
+
+_LONGEST_NAME = 100
+"""Characters of a UID that go into a file name; the standard allows 64."""
 
 
 @dataclass(frozen=True)
@@ -88,11 +91,11 @@ def extract(blob: Path, folder: Path) -> Iterator[Exported]:
             try:
                 part = _write_part(path, meta, pieces())
                 if digest.hexdigest() != instance.sha256:
+                    part.unlink()
                     raise DamagedError("is not what was received")
                 part.rename(path)
                 yield Exported(path, instance.size)
             except DamagedError as error:
-                path.with_name(path.name + ".part").unlink(missing_ok=True)
                 yield Exported(path, 0, str(error))
 
 
@@ -105,7 +108,10 @@ def _path(folder: Path, item: Located) -> Path:
 
 def _file_name(uid: str) -> str:
     """Return a UID as a file name; what a sender calls a UID may be anything."""
-    return re.sub(r"[^0-9A-Za-z.]", "_", uid).strip(".") or "_"
+    name = re.sub(r"[^0-9A-Za-z.]", "_", uid).strip(".")[:_LONGEST_NAME]
+    if name == uid and name:
+        return name
+    return f"{name}_{hashlib.sha256(uid.encode('utf-8', 'replace')).hexdigest()[:8]}"
 
 
 def _holds(path: Path, size: int, sha256: bytes) -> bool:
@@ -119,7 +125,7 @@ def _holds(path: Path, size: int, sha256: bytes) -> bool:
             digest = hashlib.sha256()
             while chunk := file.read(1 << 20):
                 digest.update(chunk)
-    except OSError:
+    except (OSError, MalformedError):
         return False
     return digest.digest() == sha256
 
@@ -130,8 +136,12 @@ def _write(path: Path, meta: FileMeta, pieces: Iterable[Buffer]) -> None:
 
 def _write_part(path: Path, meta: FileMeta, pieces: Iterable[Buffer]) -> Path:
     part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
-        file.write(part10_header(meta))
-        for piece in pieces:
-            file.write(piece)
+    try:
+        with part.open("wb") as file:
+            file.write(part10_header(meta))
+            for piece in pieces:
+                file.write(piece)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
     return part

@@ -92,7 +92,7 @@ def fingerprint(frame: NDArray[Any]) -> NDArray[np.float32]:
     The Pearson correlation of two frames is the dot product of their fingerprints.
     """
     rows, columns = frame.shape[:2]
-    grid = frame[:: max(1, rows // GRID), :: max(1, columns // GRID)].astype(np.float64)
+    grid = frame[:: -(-rows // GRID), :: -(-columns // GRID)].astype(np.float64)
     flat = grid.reshape(-1)
     flat = flat - flat.mean()
     length = float(np.sqrt(np.dot(flat, flat)))

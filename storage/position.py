@@ -1,6 +1,7 @@
 """Where an instance's frames stand in their series, read from its elements."""
 
 from collections.abc import Mapping
+from math import isfinite
 
 from dcmpress.storage.elements import Buffer, Element
 from dcmpress.storage.grouping import FramePosition, slice_location
@@ -26,9 +27,10 @@ def frame_positions(
         if element is None or element.end - element.value > 256:
             return []
         try:
-            return [float(x) for x in bytes(data[element.value : element.end]).strip(b" \0").split(b"\\")]
+            values = [float(x) for x in bytes(data[element.value : element.end]).strip(b" \0").split(b"\\")]
         except ValueError:
             return []
+        return values if all(map(isfinite, values)) else []
 
     location = slice_location(numbers(IMAGE_ORIENTATION_PATIENT), numbers(IMAGE_POSITION_PATIENT))
     if location is None:

@@ -15,7 +15,7 @@ from typing import IO
 from dcmpress.storage.blobstore import FolderBlobStore
 from dcmpress.storage.catalog.search import Located
 from dcmpress.storage.errors import ConversionError, DamagedError, MissingError, StorageError
-from dcmpress.storage.join import InstanceReader
+from dcmpress.storage.readers import BlobReaders, Lend
 from dcmpress.storage.spool import Spool
 from dcmpress.storage.transcode import convert
 
@@ -29,6 +29,9 @@ AHEAD = 3
 """Tasks decoded or being decoded beyond the one that is being sent."""
 
 _CHUNK = 1 << 20
+
+_MOVES = 3
+"""Times that an instance is looked for again because it has moved."""
 
 
 @dataclass
@@ -52,6 +55,11 @@ class Outgoing:
                 while chunk := file.read(_CHUNK):
                     yield chunk
 
+    def close(self) -> None:
+        """Let go of an instance that is not sent; `pieces` does so at its end."""
+        if self._file is not None:
+            self._file.close()
+
 
 @dataclass
 class Failed:
@@ -73,9 +81,9 @@ class Retriever:
         spool: Spool,
         blobs: FolderBlobStore,
         temporary: Path,
-        current_version: Callable[[str], Located | None],
+        where_now: Callable[[Located], Located | None],
     ) -> None:
-        self._current_version = current_version
+        self._where_now = where_now
         self._spool = spool
         self._blobs = blobs
         self._temporary = temporary
@@ -95,57 +103,66 @@ class Retriever:
         Closing the iterator gives up what is still being decoded.
         """
         waiting: deque[Future[list[Outgoing | Failed]]] = deque()
-        batches = iter(_batches(located))
+        readers = BlobReaders(self._blobs)
+        batches = _batches(located, readers)
         try:
             while True:
                 while len(waiting) <= AHEAD and (batch := next(batches, None)) is not None:
-                    waiting.append(self._pool.submit(self._read_batch, batch, choose))
+                    waiting.append(self._pool.submit(self._read_batch, batch, choose, readers))
                 if not waiting:
                     return
                 yield from waiting.popleft().result()
         finally:
             for future in waiting:
-                future.cancel()
+                if not future.cancel():
+                    future.add_done_callback(_discard)
+            readers.close()
 
-    def _read_batch(self, batch: list[Located], choose: ChooseSyntax) -> list[Outgoing | Failed]:
-        readers: dict[str, InstanceReader] = {}
-        try:
-            return [self._read(item, choose, readers) for item in batch]
-        finally:
-            for reader in readers.values():
-                reader.close()
+    def _read_batch(
+        self, batch: list[Located], choose: ChooseSyntax, readers: BlobReaders
+    ) -> list[Outgoing | Failed]:
+        with readers.lent() as lent:
+            try:
+                name = batch[0].blob_name
+                if name is not None and len(batch) > 1:
+                    lent(name).load_for([item.blob_index for item in batch if item.blob_index is not None])
+            except Exception:
+                pass  # each instance says for itself what is wrong with it
+            return [self._read(item, choose, lent) for item in batch]
 
-    def _read(
-        self, item: Located, choose: ChooseSyntax, readers: dict[str, InstanceReader]
-    ) -> Outgoing | Failed:
+    def _read(self, item: Located, choose: ChooseSyntax, readers: Lend) -> Outgoing | Failed:
         try:
             target = choose(item)
             if target is None:
                 raise ConversionError("the receiver accepts no transfer syntax for this SOP class")
-            try:
-                exact = self._exact(item, readers)
-            except MissingError:
-                # Since it was looked up it may have moved from the spool into a blob, or to another blob.
-                moved = self._current_version(item.sop_instance_uid)
-                if moved is None or moved == item or moved.sha256 != item.sha256:
-                    raise
-                exact = self._exact(moved, readers)
-            return self._convert(item, exact, target)
+            return self._convert(item, self._find(item, readers), target)
         except StorageError as error:
             return Failed(item, error)
         except OSError as error:
             return Failed(item, DamagedError(f"cannot be read: {error}"))
+        except Exception as error:  # one instance that nobody thought of must not stop the others
+            return Failed(item, StorageError(f"cannot be read: {error!r}"))
 
-    def _exact(self, item: Located, readers: dict[str, InstanceReader]) -> Outgoing:
+    def _find(self, item: Located, readers: Lend) -> Outgoing:
+        """Read an instance, also if since it was looked up it has moved into a blob, or to another one."""
+        for _ in range(_MOVES):
+            try:
+                return self._exact(item, readers)
+            except MissingError:
+                now = self._where_now(item)
+                if now is None or now == item:
+                    raise
+                item = now
+        raise MissingError(f"{item.sop_instance_uid} moves faster than it can be read")
+
+    def _exact(self, item: Located, readers: Lend) -> Outgoing:
         if item.damaged:
             raise DamagedError(f"{item.sop_instance_uid} is known to be damaged")
         if item.spool_name is not None:
             return self._from_spool(item)
         if item.blob_name is None or item.blob_index is None:
             raise MissingError(f"{item.sop_instance_uid} is neither in the spool nor in a blob")
-        if item.blob_name not in readers:
-            readers[item.blob_name] = InstanceReader(self._blobs.path(item.blob_name))
-        return self._confirm(item, readers[item.blob_name].pieces(item.blob_index))
+        return self._confirm(item, readers(item.blob_name).pieces(item.blob_index))
 
     def _from_spool(self, item: Located) -> Outgoing:
         assert item.spool_name is not None
@@ -173,20 +190,27 @@ class Retriever:
         digest = hashlib.sha256()
         size = 0
         outgoing = Outgoing(item, item.transfer_syntax_uid, item.size)
-        if item.size <= IN_MEMORY:
-            data = b"".join(pieces)
-            digest.update(data)
-            size = len(data)
-            outgoing._data = data
-        else:
-            file = tempfile.TemporaryFile(dir=self._temporary)  # noqa: SIM115 - closed by `pieces`
-            for piece in pieces:
-                digest.update(piece)
-                size += memoryview(piece).nbytes
-                file.write(piece)
-            outgoing._file = file
-        if size != item.size or digest.digest() != item.sha256:
-            raise DamagedError(f"{item.sop_instance_uid} is not what was received")
+        try:
+            if item.size <= IN_MEMORY:
+                parts = []
+                for piece in pieces:
+                    size += memoryview(piece).nbytes
+                    if size > item.size:
+                        break
+                    parts.append(piece)
+                outgoing._data = b"".join(parts)
+                digest.update(outgoing._data)
+            else:
+                outgoing._file = tempfile.TemporaryFile(dir=self._temporary)  # noqa: SIM115
+                for piece in pieces:
+                    digest.update(piece)
+                    size += memoryview(piece).nbytes
+                    outgoing._file.write(piece)
+            if size != item.size or digest.digest() != item.sha256:
+                raise DamagedError(f"{item.sop_instance_uid} is not what was received")
+        except BaseException:
+            outgoing.close()
+            raise
         return outgoing
 
     def _convert(self, item: Located, exact: Outgoing, target: str) -> Outgoing:
@@ -196,15 +220,42 @@ class Retriever:
         return Outgoing(item, target, len(data), data)
 
 
-def _batches(located: Sequence[Located]) -> Iterator[list[Located]]:
-    """Cut into runs of one blob (or of spool files) of about BATCH_BYTES."""
+def _discard(future: "Future[list[Outgoing | Failed]]") -> None:
+    """Let go of what was decoded for nobody."""
+    if not future.cancelled() and future.exception() is None:
+        for result in future.result():
+            if isinstance(result, Outgoing):
+                result.close()
+
+
+def _batches(located: Sequence[Located], readers: BlobReaders) -> Iterator[list[Located]]:
+    """Cut into tasks: instances of one blob whose frames lie in the same segments, or spool files.
+
+    A cut between segments lets each be decoded once. Where the segments allow no cut, a task holds at most
+    four times BATCH_BYTES.
+    """
     batch: list[Located] = []
     size = 0
+    segments: set[int] = set()
     for item in located:
-        if batch and (size + item.size > BATCH_BYTES or item.blob_name != batch[0].blob_name):
+        found = _segments_of(item, readers)
+        apart = size + item.size > (BATCH_BYTES if segments.isdisjoint(found) else 4 * BATCH_BYTES)
+        if batch and (apart or item.blob_name != batch[0].blob_name):
             yield batch
-            batch, size = [], 0
+            batch, size, segments = [], 0, set()
         batch.append(item)
         size += item.size
+        segments.update(found)
     if batch:
         yield batch
+
+
+def _segments_of(item: Located, readers: BlobReaders) -> Sequence[int]:
+    """Return the segments that hold frames of an instance; none if that cannot be told."""
+    if item.blob_name is None or item.blob_index is None:
+        return ()
+    try:
+        with readers.lent() as lent:
+            return lent(item.blob_name).segments_of(item.blob_index)
+    except Exception:
+        return ()  # reading the instance will say what is wrong

@@ -14,8 +14,11 @@ standard leaves to the application, is the proof that the file is whole:
     92      32    remote host, padded with NUL, cut to 32
     124     4     CRC-32 of bytes 0 to 123
 
-Write order: data into NAME.part; the preamble; flush the file; rename to NAME.dcm; flush the folder. Only
-then is the instance acknowledged. A NAME.part that no process holds locked was never acknowledged.
+Write order: an empty NAME.part whose entry in the folder was flushed when it was prepared; data into it; the
+preamble; flush the file; rename to NAME.dcm. Only then is the instance acknowledged. The rename is not
+flushed: a power cut may undo it, so at start a NAME.part that no process holds locked is looked at. If its
+preamble is valid and its data have that SHA-256, it is whole and gets its name again; else it was never
+acknowledged, and goes.
 """
 
 import contextlib
@@ -23,20 +26,19 @@ import errno
 import fcntl
 import hashlib
 import os
-import secrets
 import struct
-import threading
-import time
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import IO
 
 from dcmpress.storage.elements import Buffer
 from dcmpress.storage.errors import DamagedError, MissingError, NoSpaceError
-from dcmpress.storage.folders import make_folder
+from dcmpress.storage.folders import flush_folder, make_folder
 from dcmpress.storage.part10 import PREAMBLE_LENGTH, FileMeta, part10_header, read_part10
+from dcmpress.storage.prepared import SUFFIX, PreparedFiles
 
 _PROOF = struct.Struct("<8sIQ32sQ16s16s32s")
 _CRC = struct.Struct("<I")
@@ -94,7 +96,11 @@ class Spool:
         self.reserve = reserve
         self.durable = durable
         make_folder(folder)
-        self._flusher = _FolderFlusher(folder)
+        self._prepared = PreparedFiles(folder, durable=durable)
+
+    def close(self) -> None:
+        """Remove the files that were prepared and not used."""
+        self._prepared.close()
 
     def begin(self, meta: FileMeta, sender: Sender) -> "SpoolWriter":
         """Open a new file for a data set.
@@ -102,11 +108,14 @@ class Spool:
         Raises
         ------
         NoSpaceError
-            If free space is under the reserve.
+            If free space is under the reserve, or there is none at all.
         """
         self.check_space()
-        name = f"{time.time_ns():016x}{secrets.token_hex(4)}"
-        return SpoolWriter(self, name, meta, sender)
+        try:
+            name, fd = self._prepared.take()
+        except OSError as error:
+            raise _translated(error) from error
+        return SpoolWriter(self, name, fd, meta, sender)
 
     def check_space(self) -> None:
         """Raise NoSpaceError if free space is under the reserve."""
@@ -130,8 +139,12 @@ class Spool:
         ------
         MissingError, DamagedError
         """
+        return self._entry(name, self.path(name))
+
+    @staticmethod
+    def _entry(name: str, path: Path) -> SpoolEntry:
         try:
-            with self.path(name).open("rb") as file:
+            with path.open("rb") as file:
                 head = file.read(4096)
                 actual = os.fstat(file.fileno()).st_size
                 if len(head) >= PREAMBLE_LENGTH:  # a UID may be longer than the standard allows
@@ -158,14 +171,35 @@ class Spool:
         self.path(name).unlink(missing_ok=True)
 
     def sweep(self) -> int:
-        """Remove partial files that no process is writing; return how many."""
-        removed = 0
-        for path in self.folder.glob("*.part"):
+        """Remove partial files that no process is writing; return how many.
+
+        One that is whole, though it lacks its name, gets it and is counted among the complete ones.
+        """
+        removed = adopted = 0
+        for path in self.folder.glob(f"*{SUFFIX}"):
             with contextlib.suppress(OSError), path.open("rb") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                path.unlink()
-                removed += 1
+                if self._is_whole(path, file):
+                    path.rename(self.path(path.stem))
+                    adopted += 1
+                else:
+                    path.unlink()
+                    removed += os.fstat(file.fileno()).st_size > 0  # an empty one was only prepared
+        if adopted:
+            flush_folder(self.folder)
         return removed
+
+    def _is_whole(self, path: Path, file: IO[bytes]) -> bool:
+        """Tell whether a partial file has a proof that holds. The proof may have survived without the data."""
+        try:
+            entry = self._entry(path.stem, path)
+        except (DamagedError, MissingError):
+            return False
+        file.seek(entry.offset)
+        digest = hashlib.sha256()
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+        return digest.digest() == entry.sha256
 
     def entries(self) -> Iterator[SpoolEntry | tuple[str, str]]:
         """Yield the entry of every complete file, or (name, problem) for one that does not hold."""
@@ -181,27 +215,23 @@ class Spool:
 class SpoolWriter:
     """One data set on its way into the spool. Used by one thread; end it with `finish` or `abandon`."""
 
-    def __init__(self, spool: Spool, name: str, meta: FileMeta, sender: Sender) -> None:
+    def __init__(self, spool: Spool, name: str, fd: int, meta: FileMeta, sender: Sender) -> None:
         self.name = name
         self.meta = meta
         self.sender = sender
         self.size = 0
         self.leading = bytearray()
         self._spool = spool
-        self._hash = hashlib.sha256()
-        self._header = part10_header(meta)
-        self._part = spool.folder / f"{name}.part"
-        try:
-            self._fd = os.open(self._part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
-        except OSError as error:
-            raise _translated(error) from error
+        self._fd = fd
         self._open = True
+        self._part = spool.folder / f"{name}{SUFFIX}"
+        self._hash = hashlib.sha256()
         try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._header = part10_header(meta)
             self._write(memoryview(self._header))
-        except BaseException as error:
+        except BaseException:
             self.abandon()
-            raise _translated(error) if isinstance(error, OSError) else error from error
+            raise
 
     def write(self, chunk: Buffer) -> None:
         """Append bytes of the data set; raise NoSpaceError if the disk is full."""
@@ -254,8 +284,6 @@ class SpoolWriter:
             if self._spool.durable:
                 os.fsync(self._fd)
             self._part.rename(self._spool.path(self.name))
-            if self._spool.durable:
-                self._spool._flusher.flush()
         except OSError as error:
             raise _translated(error) from error
         finally:
@@ -274,52 +302,6 @@ class SpoolWriter:
         if self._open:
             self._open = False
             os.close(self._fd)
-
-
-class _FolderFlusher:
-    """Flushes a folder for several threads at once: those that wait while one flush runs share the next.
-
-    The kernel reports a failed flush once. So it fails for everybody whose rename it was to cover, although
-    a second one would say that all is well.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        self._condition = threading.Condition()
-        self._asked = 0
-        self._done = 0
-        self._failures: dict[int, OSError] = {}  # number of a request that waits -> why it fails
-        self._waiting: set[int] = set()
-        self._running = False
-
-    def flush(self) -> None:
-        """Return when every rename made before this call is on stable storage."""
-        with self._condition:
-            self._asked += 1
-            mine = self._asked
-            self._waiting.add(mine)
-            while self._running and self._done < mine:
-                self._condition.wait()
-            self._waiting.discard(mine)
-            if mine in self._failures:
-                raise self._failures.pop(mine)
-            if self._done >= mine:
-                return
-            self._running = True
-            covers = self._asked
-        failure: OSError | None = None
-        try:
-            os.fsync(self._fd)
-        except BaseException as error:
-            failure = error if isinstance(error, OSError) else OSError("the flush was interrupted")
-            raise
-        finally:
-            with self._condition:
-                self._running = False
-                self._done = covers
-                if failure is not None:
-                    self._failures.update(dict.fromkeys(self._waiting, failure))
-                self._condition.notify_all()
 
 
 def _translated(error: OSError) -> Exception:

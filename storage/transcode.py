@@ -20,6 +20,7 @@ from pydicom.uid import UID
 from dcmpress.storage.decompress import decompress
 from dcmpress.storage.elements import (
     DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
+    DEFLATED_SYNTAXES,
     EXPLICIT_VR_LITTLE_ENDIAN,
     IMPLICIT_VR_LITTLE_ENDIAN,
     PIXEL_DATA,
@@ -39,6 +40,9 @@ TARGETS = (EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN)
 """Transfer syntaxes that any readable data set can be given out in, in order of preference."""
 
 LARGEST_INFLATED = 1 << 31
+
+_WORD_BYTES = {"OW": 2, "OF": 4, "OL": 4, "OD": 8, "OV": 8}
+"""Bytes of a word in the values whose byte order is that of the transfer syntax (PS3.5 section 7.3)."""
 
 
 def choose(stored: str, accepted: Sequence[str]) -> str | None:
@@ -62,20 +66,24 @@ def convert(data: bytes, stored: str, target: str) -> bytes:
         raise ConversionError(f"no conversion to {target}")
     try:
         return _convert(data, stored, target)
+    except ConversionError:
+        raise
     except MalformedError as error:
-        raise ConversionError(str(error)) from error
+        raise ConversionError(f"it cannot be read: {error}") from error
     except Exception as error:  # pydicom and its decoders raise whatever the data provokes
         raise ConversionError(f"cannot convert from {UID(stored).name}: {error}") from error
 
 
 def _convert(data: bytes, stored: str, target: str) -> bytes:
     if stored == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:
-        data, stored = inflate(data, LARGEST_INFLATED), EXPLICIT_VR_LITTLE_ENDIAN
-        if target == stored:
-            return data
+        data, stored = inflate(data, LARGEST_INFLATED, whole=True), EXPLICIT_VR_LITTLE_ENDIAN
+    elif stored in DEFLATED_SYNTAXES:
+        raise ConversionError(f"no conversion from {UID(stored).name}")
     encoding = encoding_of(stored)
-    data, fragments = _without_fragments(data, encoding)
-    data_set = Dataset(read_dataset(BytesIO(data), not encoding.explicit, encoding.little_endian))
+    rest, fragments = _without_fragments(data, encoding)
+    if target == stored:
+        return data
+    data_set = Dataset(read_dataset(BytesIO(rest), not encoding.explicit, encoding.little_endian))
     data_set.set_original_encoding(not encoding.explicit, encoding.little_endian)
     if not encoding.little_endian:
         _swap_words(data_set)
@@ -83,6 +91,11 @@ def _convert(data: bytes, stored: str, target: str) -> bytes:
         data_set.add_new(PIXEL_DATA, "OB", fragments)
         decompress(data_set, stored)
         _decompress_nested(data_set, stored)
+    return encode(data_set, target)
+
+
+def encode(data_set: Dataset, target: str) -> bytes:
+    """Return pydicom's data set encoded in one of TARGETS; its pixel data must be little endian."""
     out = DicomBytesIO()
     out.is_little_endian = True
     out.is_implicit_VR = target == IMPLICIT_VR_LITTLE_ENDIAN
@@ -95,10 +108,13 @@ def _without_fragments(data: bytes, encoding: Encoding) -> tuple[bytes, bytes | 
 
     pydicom ends the value at the first bytes that look like a delimiter, even inside a compressed frame.
     """
-    for element in iterate(data, encoding):
+    found = None
+    for element in iterate(data, encoding):  # to the end: pydicom leaves away what it cannot read there
         if element.tag == PIXEL_DATA and element.undefined_length:
-            return data[: element.start] + data[element.end :], data[element.value : element.end - 8]
-    return data, None
+            found = element
+    if found is None:
+        return data, None
+    return data[: found.start] + data[found.end :], data[found.value : found.end - 8]
 
 
 def _decompress_nested(data_set: Dataset, stored: str) -> None:
@@ -110,14 +126,10 @@ def _decompress_nested(data_set: Dataset, stored: str) -> None:
             _decompress_nested(item, stored)
 
 
-_WORD = {"OW": 2, "OF": 4, "OL": 4, "OD": 8, "OV": 8}
-"""VR -> bytes of a word; pydicom hands their values on in the byte order of the file."""
-
-
 def _swap_words(data_set: Dataset) -> None:
     """Turn values that are strings of words from big to little endian, those in sequences included."""
     for element in data_set.iterall():
-        size = _WORD.get(element.VR, 1)
+        size = _WORD_BYTES.get(element.VR, 1)
         if element.tag == PIXEL_DATA and data_set.BitsAllocated > 8:
             size = data_set.BitsAllocated // 8  # a sample is a word, whatever the VR
         if size > 1 and isinstance(element.value, bytes):

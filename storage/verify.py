@@ -22,6 +22,8 @@ class Problem:
     sop_instance_uid: str
     """"" if the whole file is concerned."""
     what: str
+    number: int | None = None
+    """Of the instance in its blob; None if the whole file is concerned."""
 
 
 @dataclass
@@ -33,6 +35,8 @@ class Verified:
     size: int
     """Of the file, in bytes."""
     problems: list[Problem]
+    whole: bool = False
+    """Nothing in the file can be read."""
 
 
 def verify(archive: Archive, *, mark: bool = True) -> Iterator[Verified]:
@@ -48,26 +52,33 @@ def verify(archive: Archive, *, mark: bool = True) -> Iterator[Verified]:
     present = set(names)
     missing = [name for name in archive.catalog.stored_blob_names() if name not in present]
     tasks += [lambda name=name: _missing_blob(archive, name) for name in missing]  # type: ignore[misc]
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+    pool = ThreadPoolExecutor(os.cpu_count() or 1)
+    try:
         for verified in pool.map(lambda task: task(), tasks):
             if mark and verified.problems:
                 _mark(archive, verified)
             yield verified
+    finally:  # who has seen enough does not wait for the rest
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _verify_blob(archive: Archive, name: str) -> Verified:
     try:
         path = archive.blobs.path(name)
         size = path.stat().st_size
-    except (MissingError, OSError) as error:
-        return Verified(name, 0, 0, [Problem(name, "", str(error))])
+    except (MissingError, FileNotFoundError):
+        return Verified(
+            name, 0, 0, []
+        )  # removed since its folder was listed; the catalog tells if it is missed
     listed = {item.blob_index: item for item in archive.catalog.in_blob(name)}
     try:
         with InstanceReader(path) as reader:
             problems = _verify_instances(name, reader, listed)
             return Verified(name, len(reader.blob.index.instances), size, problems)
-    except DamagedError as error:
-        return Verified(name, len(listed), size, [Problem(name, "", str(error))])
+    except FileNotFoundError:
+        return Verified(name, 0, 0, [])  # nothing needs it any more
+    except (DamagedError, OSError) as error:
+        return Verified(name, len(listed), size, [Problem(name, "", str(error))], whole=True)
 
 
 def _verify_instances(name: str, reader: InstanceReader, listed: dict[int | None, Located]) -> list[Problem]:
@@ -75,7 +86,7 @@ def _verify_instances(name: str, reader: InstanceReader, listed: dict[int | None
     for number in range(reader.blob.n_sections):
         try:
             reader.blob.section(number)
-        except DamagedError as error:
+        except (DamagedError, OSError) as error:
             problems.append(Problem(name, "", str(error)))
     for number, instance in enumerate(reader.blob.index.instances):
         uid = instance.sop_instance_uid
@@ -84,15 +95,17 @@ def _verify_instances(name: str, reader: InstanceReader, listed: dict[int | None
             for piece in reader.pieces(number):
                 digest.update(piece)
             if digest.hexdigest() != instance.sha256:
-                problems.append(Problem(name, uid, "is not what was received"))
-        except DamagedError as error:
-            problems.append(Problem(name, uid, str(error)))
+                problems.append(Problem(name, uid, "is not what was received", number))
+        except (DamagedError, OSError) as error:
+            problems.append(Problem(name, uid, str(error), number))
         row = listed.get(number)
         if row is not None and row.sha256.hex() != instance.sha256:
-            problems.append(Problem(name, uid, "the catalog expects another data set here"))
+            problems.append(Problem(name, uid, "the catalog expects another data set here", number))
     for place, row in listed.items():
         if place is None or place >= len(reader.blob.index.instances):
-            problems.append(Problem(name, row.sop_instance_uid, "the catalog expects it here, but it is not"))
+            problems.append(
+                Problem(name, row.sop_instance_uid, "the catalog expects it here, but it is not", place)
+            )
     return problems
 
 
@@ -124,18 +137,20 @@ def _spooled_digest(archive: Archive, entry: SpoolEntry) -> bytes:
 
 def _missing_blob(archive: Archive, name: str) -> Verified:
     listed = archive.catalog.in_blob(name)
-    return Verified(name, len(listed), 0, [Problem(name, "", "the file is gone")])
+    try:
+        archive.blobs.path(name)
+    except MissingError:
+        return Verified(name, len(listed), 0, [Problem(name, "", "the file is gone")], whole=True)
+    return _verify_blob(archive, name)  # written since its folder was listed
 
 
 def _mark(archive: Archive, verified: Verified) -> None:
-    uids = {problem.sop_instance_uid for problem in verified.problems}
     if verified.place.startswith("spool/"):
-        spool_name = verified.place.removeprefix("spool/")
-        rows = [item for uid in uids if uid for item in archive.catalog.versions(uid)]
-        damaged = [row.instance_pk for row in rows if row.spool_name == spool_name]
+        name = verified.place.removeprefix("spool/")
+        damaged = [item.instance_pk for item in archive.spooled() if item.spool_name == name]
     else:
+        numbers = {problem.number for problem in verified.problems} - {None}
         rows = archive.catalog.in_blob(verified.place)
-        whole = uids == {""}
-        damaged = [row.instance_pk for row in rows if whole or row.sop_instance_uid in uids]
+        damaged = [row.instance_pk for row in rows if verified.whole or row.blob_index in numbers]
     if damaged:
         archive.catalog.settling.mark_damaged(damaged, verified.problems[0].what[:200])

@@ -3,7 +3,7 @@
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
+from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
 from numba.extending import intrinsic
 
@@ -56,7 +56,7 @@ def _collect(memory: Memory, builder: Any, chunks: Any, origin: Any, stride: Any
 
 
 def _collector(chunks: Any) -> Any:
-    def typed(typing_context, plane, reference, second, origin, stride, taps):  # type: ignore[no-untyped-def]
+    def typed(typing_context, plane, reference, second, origin, stride, taps):
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             memory = Memory(context, builder, signature, arguments)
             _collect(memory, builder, chunks, arguments[3], arguments[4], 5)
@@ -72,7 +72,7 @@ collect_intra = intrinsic(_collector(_INTRA))
 
 
 @intrinsic
-def filter_taps(typing_context, taps, weights, base):  # type: ignore[no-untyped-def]
+def filter_taps(typing_context, taps, weights, base):
     """Return (sum of (taps - base) * weights, sum of (taps - base)^2)."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -92,7 +92,7 @@ def filter_taps(typing_context, taps, weights, base):  # type: ignore[no-untyped
 
 
 @intrinsic
-def adapt_taps(typing_context, taps, weights, base, gain):  # type: ignore[no-untyped-def]
+def adapt_taps(typing_context, taps, weights, base, gain):
     """weights += (taps - base) * gain."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -107,7 +107,7 @@ def adapt_taps(typing_context, taps, weights, base, gain):  # type: ignore[no-un
 
 
 @inline
-def keep_sample(taps, target, scale, samples, n, n_taps):  # type: ignore[no-untyped-def]
+def keep_sample(taps, target, scale, samples, n, n_taps):
     """Store the taps and the target relative to the west neighbour, scaled; the target takes its place."""
     west = taps[_U(TAPS - 1)]
     row = n * TAPS
@@ -117,7 +117,7 @@ def keep_sample(taps, target, scale, samples, n, n_taps):  # type: ignore[no-unt
 
 
 @njit
-def accumulate(covariance, samples):  # type: ignore[no-untyped-def]
+def accumulate(covariance, samples):
     """covariance = 31/32 covariance + sum of outer products (upper triangle), in the order of the samples."""
     decay = 31.0 / 32.0
     for i in range(TAPS - 1):
@@ -132,13 +132,16 @@ def accumulate(covariance, samples):  # type: ignore[no-untyped-def]
             a3 = samples[_U(r0 + 3 * TAPS + i)]
             for j in range(i, TAPS):
                 covariance[_U(i * TAPS + j)] = (
-                    ((covariance[_U(i * TAPS + j)] + a0 * samples[_U(r0 + j)]) + a1 * samples[_U(r0 + TAPS + j)])
+                    (
+                        (covariance[_U(i * TAPS + j)] + a0 * samples[_U(r0 + j)])
+                        + a1 * samples[_U(r0 + TAPS + j)]
+                    )
                     + a2 * samples[_U(r0 + 2 * TAPS + j)]
                 ) + a3 * samples[_U(r0 + 3 * TAPS + j)]
 
 
 @intrinsic
-def subtract_row(typing_context, matrix, target, source, factor):  # type: ignore[no-untyped-def]
+def subtract_row(typing_context, matrix, target, source, factor):
     """matrix[target : target + 8] -= factor * matrix[source : source + 8], flat and float64."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -151,7 +154,7 @@ def subtract_row(typing_context, matrix, target, source, factor):  # type: ignor
 
 
 @njit
-def solve(covariance, work, weights):  # type: ignore[no-untyped-def]
+def solve(covariance, work, weights):
     """Solve the ridge-regularised normal equations by LDL^T elimination; weights beyond +-16 become 0."""
     n = TAPS - 1
     for i in range(TAPS * TAPS):

@@ -6,24 +6,22 @@ every pixel.
 """
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import numba
 
 from dcmpress.codecs.jit import CACHE_FOLDER
 
-F = TypeVar("F", bound=Callable[..., Any])
-
 _OPTIONS = {"nogil": True, "cache": CACHE_FOLDER is not None, "_nrt": False}
 
 
-def njit(function: F) -> F:
+def njit(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile a kernel that allocates no arrays."""
-    compiled: F = numba.njit(**_OPTIONS)(function)
+    compiled: Callable[..., Any] = numba.njit(**_OPTIONS)(function)
     return compiled
 
 
-def inline(function: F) -> F:
+def inline(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile a small function that only other kernels call, inlined into its callers by LLVM."""
-    compiled: F = numba.njit(forceinline=True, **_OPTIONS)(function)
+    compiled: Callable[..., Any] = numba.njit(forceinline=True, **_OPTIONS)(function)
     return compiled

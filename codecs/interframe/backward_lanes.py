@@ -16,7 +16,7 @@ With F = 1 / (1 + exp(-z)), the odds that a sample of the interval lies above an
 
 from typing import Any
 
-from llvmlite import ir
+from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
 from numba.extending import intrinsic
 
@@ -42,8 +42,24 @@ MEAN, SCALE, UPPER, LOWER, ENDS, EDGE = (LANES * i for i in range(6))
 
 
 @intrinsic
-def lane_energies(  # type: ignore[no-untyped-def]
-    typing_context, errors, here, above, far, temporal, has_reference, state, classes, m0, m1, m2, m4, m5, m6, m7, base
+def lane_energies(
+    typing_context,
+    errors,
+    here,
+    above,
+    far,
+    temporal,
+    has_reference,
+    state,
+    classes,
+    m0,
+    m1,
+    m2,
+    m4,
+    m5,
+    m6,
+    m7,
+    base,
 ):
     """Local energies of the lanes, their classes, and the blended mean.
 
@@ -92,7 +108,7 @@ BLEND_MASK = [0.5, 1.0, 1.0, 0.0, 0.5, 1.0, 0.0, 0.0]
 
 
 @intrinsic
-def lane_open(typing_context, state, classes, mean_error, blend):  # type: ignore[no-untyped-def]
+def lane_open(typing_context, state, classes, mean_error, blend):
     """Set the blend's mean and every lane's scale, with no end to the interval."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -113,7 +129,7 @@ def lane_open(typing_context, state, classes, mean_error, blend):  # type: ignor
 
 
 @intrinsic
-def lane_inputs(typing_context, state, inputs, edge):  # type: ignore[no-untyped-def]
+def lane_inputs(typing_context, state, inputs, edge):
     """Store the log odds, in 1/256 nat, that the sample is at or above `edge` (1/16 level)."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -131,7 +147,7 @@ def lane_inputs(typing_context, state, inputs, edge):  # type: ignore[no-untyped
 
 
 @intrinsic
-def lane_narrow(typing_context, state, bit):  # type: ignore[no-untyped-def]
+def lane_narrow(typing_context, state, bit):
     """Move the lower (bit 1) or upper (bit 0) end of the interval to the edge last asked for."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -149,7 +165,7 @@ def lane_narrow(typing_context, state, bit):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def lane_dot(typing_context, inputs, weights, index):  # type: ignore[no-untyped-def]
+def lane_dot(typing_context, inputs, weights, index):
     """Sum of inputs * weights[index : index + 8]; 32 bits suffice: 8 * 2047 * 131071 < 2^31."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -160,7 +176,7 @@ def lane_dot(typing_context, inputs, weights, index):  # type: ignore[no-untyped
 
 
 @intrinsic
-def lane_learn(typing_context, inputs, weights, index, error):  # type: ignore[no-untyped-def]
+def lane_learn(typing_context, inputs, weights, index, error):
     """weights += (inputs * error + 8192) >> 14, clipped to +-131071."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -173,7 +189,7 @@ def lane_learn(typing_context, inputs, weights, index, error):  # type: ignore[n
 
 
 @intrinsic
-def lane_settle(typing_context, state, classes, mean_error, count, errors, here, value):  # type: ignore[no-untyped-def]
+def lane_settle(typing_context, state, classes, mean_error, count, errors, here, value):
     """Learn the lanes' scales from the sample `value` (1/16 level) and store their |errors|."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -191,7 +207,7 @@ def lane_settle(typing_context, state, classes, mean_error, count, errors, here,
 
 
 @intrinsic
-def lane_quiet(typing_context, errors, here):  # type: ignore[no-untyped-def]
+def lane_quiet(typing_context, errors, here):
     """Store an error of 0 for every lane."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -203,7 +219,7 @@ def lane_quiet(typing_context, errors, here):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def scale_by_power(typing_context, p, shifted):  # type: ignore[no-untyped-def]
+def scale_by_power(typing_context, p, shifted):
     """p * 2^n, where n is in the low bits of `shifted`."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:

@@ -16,18 +16,19 @@ RATE = 24
 RATE_FINAL = 4
 COUNT_LIMIT = 160
 COUNT_START = 6
+"""Observations that a refinement pretends to have made when it starts."""
 STEPS = 33
 """Log odds at which a refinement keeps a probability: -8 to 8 nats, half a nat apart."""
 
 
 @inline
-def squash(s):  # type: ignore[no-untyped-def]
+def squash(s):
     """65536 / (1 + exp(-s / 256)), 1 to 65535."""
     return np.int64(SQUASH[_U(min(max(s >> 1, -2048), 2047) + 2048)])
 
 
 @inline
-def mix(inputs, set_a, set_b, set_c, final, a, b, c, f):  # type: ignore[no-untyped-def]
+def mix(inputs, set_a, set_b, set_c, final, a, b, c, f):
     """Return the log odds of the weight sets at a, b, c and of their mixture by `final` at f."""
     sa = np.int64(lane_dot(inputs, set_a, a)) >> 16
     sb = np.int64(lane_dot(inputs, set_b, b)) >> 16
@@ -39,7 +40,7 @@ def mix(inputs, set_a, set_b, set_c, final, a, b, c, f):  # type: ignore[no-unty
 
 
 @inline
-def learn(inputs, set_a, set_b, set_c, final, a, b, c, f, sa, sb, sc, sm, bit, rate):  # type: ignore[no-untyped-def]
+def learn(inputs, set_a, set_b, set_c, final, a, b, c, f, sa, sb, sc, sm, bit, rate):
     """Move every set towards the coded `bit` by its own error."""
     target = bit << 16
     lane_learn(inputs, set_a, a, np.int32(((target - squash(sa)) * rate) >> 6))
@@ -52,7 +53,7 @@ def learn(inputs, set_a, set_b, set_c, final, a, b, c, f, sa, sb, sc, sm, bit, r
 
 
 @inline
-def refined(table, context, place):  # type: ignore[no-untyped-def]
+def refined(table, context, place):
     """Return the probability that `table` keeps for these log odds, and the entry to learn."""
     i = context * STEPS + (place >> 12)
     f = place & 4095
@@ -61,7 +62,7 @@ def refined(table, context, place):  # type: ignore[no-untyped-def]
 
 
 @inline
-def refine(table, i, bit):  # type: ignore[no-untyped-def]
+def refine(table, i, bit):
     """Learn by 1 / (n + 1.5): an entry is a probability of 22 bits over the count n of 8 bits."""
     entry = np.int64(table[_U(i)])
     n = entry & 255

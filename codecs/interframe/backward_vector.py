@@ -9,7 +9,7 @@ are the same on every machine, whatever its vector width.
 
 from typing import Any
 
-from llvmlite import ir
+from llvmlite import ir  # type: ignore[import-untyped]
 
 LANES = 8
 F32 = ir.FloatType()
@@ -89,7 +89,6 @@ class Vector:
 
     def to_float(self) -> "Vector":
         return Vector(self.builder, self.builder.sitofp(self.value, VF))
-
 
     def absolute(self) -> "Vector":
         sign = ir.Constant(VI, [0x7FFFFFFF] * LANES)

@@ -21,7 +21,7 @@ _LOW_BITS = (1 << 32) - 1
 
 
 @inline
-def code_bit(encode, bit, p, acc, rng, pos, buffer):  # type: ignore[no-untyped-def]
+def code_bit(encode, bit, p, acc, rng, pos, buffer):
     """Encode `bit`, or decode one and ignore the argument; `p` is P(bit = 1) in 1/65536, 1 to 65535.
 
     Returns
@@ -86,11 +86,12 @@ def finish(buffer: NDArray[np.uint8], registers: NDArray[np.int64]) -> bytes:
         value = (acc + (1 << bits) - 1) >> bits << bits
         if value < acc + rng:
             break
-    written = int.from_bytes(buffer[:pos].tobytes()[-64:], "big") + (value >> 48)
-    head = buffer[: max(pos - 64, 0)].tobytes()
-    tail = min(pos, 64)
-    if written >> (8 * tail):  # a carry out of 64 bytes of 255
-        head = (int.from_bytes(head, "big") + 1).to_bytes(len(head), "big")
-        written &= (1 << (8 * tail)) - 1
-    stream = head + written.to_bytes(tail, "big") + (value & (FULL_RANGE - 1)).to_bytes(6, "big")
-    return stream.rstrip(b"\0")
+    stream = bytearray(buffer[:pos].tobytes())
+    if value >= FULL_RANGE:
+        value -= FULL_RANGE
+        j = pos - 1
+        while stream[j] == 255:
+            stream[j] = 0
+            j -= 1
+        stream[j] += 1
+    return bytes(stream + value.to_bytes(6, "big")).rstrip(b"\0")

@@ -22,6 +22,7 @@ from dcmpress.codecs.base import MAX_PIXELS, Codec, check_frames, check_referenc
 from dcmpress.codecs.bits import ByteReader, put_signed, put_varint
 from dcmpress.codecs.errors import CorruptStreamError
 from dcmpress.codecs.interframe import forward
+from dcmpress.codecs.interframe.analysis import BALANCED, FAST
 from dcmpress.codecs.interframe.planes import (
     DIFFERENCES,
     NO_TRANSFORM,
@@ -40,6 +41,8 @@ CHAIN = 16
 """Without references: a frame in so many is coded without any, so that access stays random."""
 MAX_THREADS = os.cpu_count() or 1
 """Cores that one call may use when there is much to do."""
+MAX_COLUMNS = 65_535
+"""Wider frames are not images, and are stored."""
 SECTION_SAMPLES = 1 << 20
 STRIPE_SAMPLES = 1 << 22
 _STORED, _FORWARD, _BACKWARD = 0, 1, 2
@@ -82,8 +85,10 @@ class InterframeCodec(Codec):
         frames = check_frames(self, frames)
         explicit = check_references(references, len(frames))
         moved = check_shifts(shifts, len(frames))
-        payload = _encode(frames, explicit, moved, self.effort)
-        if len(payload) > frames.nbytes:
+        payload = None
+        if frames.shape[2] <= MAX_COLUMNS:
+            payload = _encode(frames, explicit, moved, self.effort)
+        if payload is None or len(payload) > frames.nbytes:
             payload = bytes([_STORED]) + frames.astype(frames.dtype.newbyteorder("<"), copy=False).tobytes()
         return write_stream(MAGIC, self.format_version, frames, payload)
 
@@ -162,6 +167,9 @@ def _encode(
 ) -> bytes:
     twins = _duplicates(frames)
     kept = np.array([i for i, j in enumerate(twins) if i == j])
+    if effort == "dense" and references is None:
+        # The backward core has no index of frames; this keeps every stream at a byte a frame or more.
+        references = default_references(len(frames))
     flags = _EXPLICIT if references is not None else 0
     out = bytearray()
     if len(kept) < len(frames):
@@ -253,7 +261,7 @@ def _encode_planes(planes: Array, max_value: int, part: _Part, effort: str) -> b
     if effort == "dense":
         coded: bytes = _backward().encode_planes(planes, max_value, part.references)
         return coded
-    settings = forward.FAST if effort == "fast" else forward.BALANCED
+    settings = FAST if effort == "fast" else BALANCED
     return forward.encode_planes(planes, max_value, part.references, part.shifts, settings)
 
 
@@ -278,14 +286,16 @@ def _decode(payload: memoryview, shape: tuple[int, ...], dtype: np.dtype[Any], w
     reader = ByteReader(payload)
     core = reader.byte()
     if core == _STORED:
-        samples = np.frombuffer(reader.take(reader.left), dtype.newbyteorder("<"))
-        if samples.size != int(np.prod(shape)):
+        if reader.left != dtype.itemsize * int(np.prod(shape, dtype=np.int64)):
             raise CorruptStreamError("stored samples do not fill the frames")
+        samples = np.frombuffer(reader.take(reader.left), dtype.newbyteorder("<"))
         return samples.reshape(shape)[wanted].astype(dtype)
     flags = reader.byte()
     if core not in (_FORWARD, _BACKWARD) or flags > 7:
         raise CorruptStreamError(f"unknown core {core} or flags {flags}")
     n, rows, columns = shape[:3]
+    if n > len(payload) or columns > MAX_COLUMNS:
+        raise CorruptStreamError("more frames than bytes, or frames too wide")
     twins = list(range(n))
     if flags & _DUPLICATES:
         for i in range(n):
@@ -371,8 +381,11 @@ def _decode_job(
 def _decode_planes(
     blob: memoryview, max_value: int, part: _Part, core: int, select: list[int]
 ) -> dict[int, Array]:
-    n, rows, columns = part.shape
     if core == _BACKWARD:
-        planes = _backward().decode_planes(blob, n, rows, columns, max_value, part.references, select[-1] + 1)
+        planes = _backward().decode_planes(
+            bytes(blob), part.shape, max_value, part.references, upto=select[-1] + 1
+        )
+        if planes.max() > max_value:
+            raise CorruptStreamError("sample above its limit")
         return {k: planes[k] for k in select}
-    return forward.decode_planes(blob, n, rows, columns, max_value, part.references, part.shifts, select)
+    return forward.decode_planes(blob, *part.shape, max_value, part.references, part.shifts, select)

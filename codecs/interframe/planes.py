@@ -87,9 +87,12 @@ def components_of(frames: Array, transform: int) -> list[Array]:
     """Return the components of frames, (n, rows, columns) or (n, rows, columns, samples)."""
     if frames.ndim == 3:
         return [frames]
-    samples = [frames[..., k] for k in range(frames.shape[3])]
+    samples: list[Any] = [frames[..., k] for k in range(frames.shape[3])]
     if transform == NO_TRANSFORM:
         return samples
+    red: Any
+    green: Any
+    blue: Any
     red, green, blue = (s.astype(np.int32 if s.dtype.itemsize < 4 else np.int64) for s in samples)
     if transform == RCT:
         return [(red + 2 * green + blue) >> 2, blue - green, red - green]
@@ -113,7 +116,7 @@ def find_layers(frames: Array, transform: int, index: Array) -> list[Layer]:
     """Return the layers that hold all components of `frames[index]`."""
     layers: list[Layer] = []
     n_components = 1 if frames.ndim == 3 else frames.shape[3]
-    chunks = np.array_split(index, max(1, len(index) * frames[0].size >> 22))
+    chunks = np.array_split(index, max(1, min(len(index), len(index) * frames[0].size >> 22)))
     for c in range(n_components):
         least, most = 1 << 62, -(1 << 62)
         for chunk in chunks:

@@ -63,11 +63,13 @@ def main() -> None:
     # The commands register themselves with `app`.
     from dcmpress.cli import (  # noqa: F401
         archive_commands,
+        bench,
         config_commands,
         estimate,
         recompress,
         serve,
         transfer_commands,
+        view,
     )
 
     try:

@@ -151,6 +151,7 @@ def _measure(series: _Series, budget: int, settings: Config, scratch: Path) -> N
     except (StorageError, OSError) as error:
         notes.print(f"a series of {len(entries)} files is left out: {error}", markup=False)
         series.compressed.clear()
+    spool.close()
     shutil.rmtree(spool_folder)
 
 
