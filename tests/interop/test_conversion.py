@@ -1,8 +1,9 @@
 """A receiver that takes native syntaxes only gets every compressed image of the corpus, pixel for pixel."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import imagecodecs
 import numpy as np
@@ -28,7 +29,7 @@ BY_DCMTK = {
 }
 LOSSY = {PREFIX + f"4.{n}": 2 for n in (50, 51, 53, 55)}
 """Transfer syntax -> how far two decoders' inverse cosine transforms may round apart."""
-BY_IMAGECODECS = {
+BY_IMAGECODECS: dict[str, Callable[[bytes], Any]] = {
     PREFIX + "4.90": imagecodecs.jpeg2k_decode,
     PREFIX + "4.91": imagecodecs.jpeg2k_decode,
     PREFIX + "4.201": imagecodecs.htj2k_decode,
