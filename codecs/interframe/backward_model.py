@@ -42,7 +42,7 @@ class Model:
             np.repeat(CLASS_ERROR, LANES),
             np.zeros(CLASSES * LANES, np.float32),
             np.repeat(weights, kernel.ENERGY_CONTEXTS, axis=0).ravel(),
-            np.repeat(weights, kernel.RATIO_CONTEXTS, axis=0).ravel(),
+            np.repeat(weights, kernel.SIGN_CONTEXTS, axis=0).ravel(),
             np.repeat(weights, kernel.LEVELS, axis=0).ravel(),
             np.full(kernel.NODES * kernel.ENERGY_CONTEXTS * 3, 21845, np.int32),
             np.tile(refinement, kernel.VALUES),
