@@ -84,6 +84,10 @@ class Codec(ABC):
             If `select` names a frame that the stream does not hold.
         """
 
+    def frame_offsets(self, data: bytes) -> list[int] | None:
+        """Return where in a stream each frame's own bytes begin, or None if frames are not kept apart."""
+        return None
+
     def parameters(self) -> dict[str, Any]:
         """Return what `get_codec(self.codec_id, **parameters)` needs to give an equal codec back."""
         return asdict(self)  # type: ignore[call-overload]

@@ -14,7 +14,22 @@ from dcmpress.codecs.base import Codec
 
 GROUP = "dcmpress.codecs"
 
-_BUILT_IN: dict[str, str] = {}
+_BUILT_IN: dict[str, str] = {
+    "auto": "dcmpress.codecs.auto:AutoCodec",
+    "fluoroscopy": "dcmpress.codecs.fluoroscopy:Fluoroscopy",
+    "htj2k": "dcmpress.codecs.standard:HtJpeg2000Codec",
+    "huffman": "dcmpress.codecs.huffman:Huffman",
+    "interframe": "dcmpress.codecs.interframe.codec:InterframeCodec",
+    "jpeg-2000": "dcmpress.codecs.standard:Jpeg2000Codec",
+    "jpeg-ls": "dcmpress.codecs.standard:JpegLsCodec",
+    "jpeg-xl": "dcmpress.codecs.standard:JpegXlCodec",
+    "rle": "dcmpress.codecs.standard:RleCodec",
+    "spiht": "dcmpress.codecs.spiht:Spiht",
+    "spiht-lossy": "dcmpress.codecs.spiht:SpihtLossy",
+    "store": "dcmpress.codecs.standard:StoreCodec",
+    "wavelet-threshold": "dcmpress.codecs.wavelet_threshold:WaveletThreshold",
+    "zstd": "dcmpress.codecs.standard:ZstdCodec",
+}
 """Codec id -> "module:class", one line each, sorted."""
 
 

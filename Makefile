@@ -1,0 +1,57 @@
+# make serve: run the node.   make test: run all tests.   make check: lint, format, types, rooms.
+SHELL := /bin/bash
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
+  "$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$p"; break; }; done)
+VENV := .venv
+BIN := $(VENV)/bin
+CONFIG ?= config.yaml
+
+.PHONY: serve test test-long check format bench-codecs bench-node clean peers
+
+serve: $(VENV)/.installed
+	@exec $(BIN)/dcmpress serve --config $(CONFIG)
+
+test: $(VENV)/.installed-dev peers
+	$(BIN)/python -m pytest -q -m "not long"
+
+test-long: $(VENV)/.installed-dev peers
+	$(BIN)/python -m pytest -q -m long
+
+check: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench-codecs: $(VENV)/.installed-dev
+	$(BIN)/python -m bench.codecs
+
+bench-node: $(VENV)/.installed-dev
+	$(BIN)/python -m bench.node
+
+# What every target needs: an environment of our own, with what pyproject.toml names.
+$(VENV)/.made:
+	@test -n "$(PYTHON)" || { echo "dcmpress needs Python 3.11 or newer: apt install python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "venv is missing: apt install python3-venv" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.installed: pyproject.toml $(VENV)/.made
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml $(VENV)/.made
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@ $(VENV)/.installed
+
+# DCMTK's programs are the peers in the tests.
+peers:
+	@command -v storescu dcmsend findscu getscu movescu echoscu storescp >/dev/null || { \
+	  test "$$(id -u)" = 0 || { echo "the tests need DCMTK: apt install dcmtk" >&2; exit 1; }; \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq dcmtk >/dev/null; }
+
+clean:
+	rm -rf $(VENV) build dist report .pytest_cache .mypy_cache .ruff_cache .hypothesis

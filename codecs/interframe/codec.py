@@ -1,0 +1,391 @@
+"""The flagship: one container and frame preparation, two cores, three efforts.
+
+Payload, after the header of `dcmpress.codecs.stream`:
+
+    1 byte    0: the samples follow as they are (little endian); 1: forward core; 2: backward core
+    1 byte    flags: 1 explicit references, 2 shifts, 4 duplicates
+    ...       duplicates, references, shifts, colour transform, layers, stripes (see docs/codec-interframe.md)
+    ...       varint length of each part: for each section, stripe and layer
+    ...       the parts
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dcmpress.codecs.base import MAX_PIXELS, Codec, check_frames, check_references, check_shifts
+from dcmpress.codecs.bits import ByteReader, put_signed, put_varint
+from dcmpress.codecs.errors import CorruptStreamError
+from dcmpress.codecs.interframe import forward
+from dcmpress.codecs.interframe.analysis import BALANCED, FAST
+from dcmpress.codecs.interframe.planes import (
+    DIFFERENCES,
+    NO_TRANSFORM,
+    RCT,
+    Layer,
+    components_of,
+    find_layers,
+    frames_from,
+    put_layers,
+    read_layers,
+)
+from dcmpress.codecs.stream import read_stream, write_stream
+
+MAGIC = b"DCIF"
+CHAIN = 16
+"""Without references: a frame in so many is coded without any, so that access stays random."""
+MAX_THREADS = os.cpu_count() or 1
+"""Cores that one call may use when there is much to do."""
+MAX_COLUMNS = 65_535
+"""Wider frames are not images, and are stored."""
+SECTION_SAMPLES = 1 << 20
+STRIPE_SAMPLES = 1 << 22
+_STORED, _FORWARD, _BACKWARD = 0, 1, 2
+_EXPLICIT, _SHIFTED, _DUPLICATES = 1, 2, 4
+
+Array = NDArray[Any]
+Job = Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class InterframeCodec(Codec):
+    """Predicts frames from themselves and from the frames they refer to.
+
+    Parameters
+    ----------
+    effort : {"fast", "balanced", "dense"}
+        What `encode` spends. `decode` reads all of them.
+    """
+
+    effort: str = "balanced"
+
+    codec_id: ClassVar[str] = "interframe"
+    format_version: ClassVar[int] = 1
+    dtypes: ClassVar[tuple[str, ...]] = ("uint8", "int8", "uint16", "int16", "uint32", "int32")
+    uses_references: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.effort not in ("fast", "balanced", "dense"):
+            raise ValueError(f"effort must be fast, balanced or dense, not {self.effort!r}")
+        if self.effort == "dense":
+            _backward()
+
+    def encode(
+        self,
+        frames: NDArray[Any],
+        references: Sequence[int] | None = None,
+        *,
+        shifts: Sequence[tuple[int, int]] | None = None,
+    ) -> bytes:
+        frames = check_frames(self, frames)
+        explicit = check_references(references, len(frames))
+        moved = check_shifts(shifts, len(frames))
+        payload = None
+        if frames.shape[2] <= MAX_COLUMNS:
+            payload = _encode(frames, explicit, moved, self.effort)
+        if payload is None or len(payload) > frames.nbytes:
+            payload = bytes([_STORED]) + frames.astype(frames.dtype.newbyteorder("<"), copy=False).tobytes()
+        return write_stream(MAGIC, self.format_version, frames, payload)
+
+    def decode(
+        self, data: bytes, select: Sequence[int] | None = None, *, max_pixels: int = MAX_PIXELS
+    ) -> NDArray[Any]:
+        header, payload = read_stream(data, MAGIC, self.format_version, max_pixels)
+        n = header.shape[0]
+        wanted = list(range(n)) if select is None else [int(i) for i in select]
+        for i in wanted:
+            if not 0 <= i < n:
+                raise IndexError(f"no frame {i} in a stream of {n}")
+        return _decode(payload, header.shape, header.dtype, wanted)
+
+
+def _backward() -> Any:
+    """Return the module of the backward-adaptive core."""
+    try:
+        from dcmpress.codecs.interframe import backward  # type: ignore[attr-defined,unused-ignore]
+    except ImportError:
+        raise ValueError("effort 'dense' is not part of this build") from None
+    return backward
+
+
+def _run(jobs: list[Job], n_samples: int) -> list[Any]:
+    """Run the jobs, on several cores if there is enough to do, and return their results in order."""
+    workers = min(len(jobs), MAX_THREADS)
+    if n_samples < STRIPE_SAMPLES or workers < 2:
+        return [job() for job in jobs]
+    with ThreadPoolExecutor(workers) as pool:
+        return list(pool.map(lambda job: job(), jobs))
+
+
+def _sections(references: Sequence[int], samples: int) -> list[tuple[int, int]]:
+    """Cut frames into runs of at least SECTION_SAMPLES that refer only to frames of their own."""
+    n = len(references)
+    earliest = n
+    closed = [False] * n + [True]  # closed[i]: nothing from i on refers to a frame before i
+    for i in range(n - 1, -1, -1):
+        earliest = min(earliest, references[i] if references[i] >= 0 else i)
+        closed[i] = earliest >= i
+    cuts = [0]
+    for i in range(1, n):
+        if closed[i] and (i - cuts[-1]) * samples >= SECTION_SAMPLES:
+            cuts.append(i)
+    return list(zip(cuts, [*cuts[1:], n], strict=True))
+
+
+def _stripes(rows: int, columns: int) -> list[tuple[int, int]]:
+    """Cut a large frame into stripes of rows that are coded each for itself."""
+    count = min(rows, -(-rows * columns // STRIPE_SAMPLES))
+    return [(rows * k // count, rows * (k + 1) // count) for k in range(count)]
+
+
+def _duplicates(frames: Array) -> list[int]:
+    """Return for each frame the first frame that equals it, itself if there is none."""
+    first: dict[bytes, list[int]] = {}
+    found = []
+    step = max(1, frames.shape[1] // 4)
+    for i, frame in enumerate(frames):
+        same = first.setdefault(frame[::step].tobytes(), [])
+        twin = next((j for j in same if np.array_equal(frames[j], frame)), i)
+        if twin == i:
+            same.append(i)
+        found.append(twin)
+    return found
+
+
+def default_references(n: int) -> list[int]:
+    """Return the references that `encode` uses when it is given none: chains of CHAIN frames."""
+    return [i - 1 if i % CHAIN else -1 for i in range(n)]
+
+
+def _encode(
+    frames: Array, references: list[int] | None, shifts: list[tuple[int, int]] | None, effort: str
+) -> bytes:
+    twins = _duplicates(frames)
+    kept = np.array([i for i, j in enumerate(twins) if i == j])
+    if effort == "dense" and references is None:
+        # The backward core has no index of frames; this keeps every stream at a byte a frame or more.
+        references = default_references(len(frames))
+    flags = _EXPLICIT if references is not None else 0
+    out = bytearray()
+    if len(kept) < len(frames):
+        flags |= _DUPLICATES
+        for i, j in enumerate(twins):
+            put_varint(out, i - j)
+    position = {int(i): k for k, i in enumerate(kept)}
+    own_shifts: list[tuple[int, int]] | None = None
+    if references is not None:
+        own = [position[twins[references[i]]] if references[i] >= 0 else -1 for i in kept]
+        for k, r in enumerate(own):
+            put_varint(out, k - r if r >= 0 else 0)
+        limit = 1 << 15
+        if shifts is not None and any(s != (0, 0) for s in shifts):
+            flags |= _SHIFTED
+            own_shifts = [
+                (max(-limit, min(limit, shifts[i][0])), max(-limit, min(limit, shifts[i][1]))) for i in kept
+            ]
+            for dy, dx in own_shifts:
+                put_signed(out, dy)
+                put_signed(out, dx)
+    else:
+        own = default_references(len(kept))
+
+    transform = _choose_transform(frames, kept, effort)
+    layers = find_layers(frames, transform, kept)
+    out.append(transform)
+    put_layers(out, layers)
+    rows, columns = frames.shape[1:3]
+    stripes = _stripes(rows, columns)
+    jobs = []
+    for first, end in _sections(own, frames[0].size):
+        for top, bottom in stripes:
+            part = _Part(own, own_shifts, first, end, top, bottom, columns)
+            jobs.append(_encode_job(frames, kept, layers, transform, part, effort))
+    blobs = [blob for part_blobs in _run(jobs, frames.size) for blob in part_blobs]
+    for blob in blobs:
+        put_varint(out, len(blob))
+    core = _BACKWARD if effort == "dense" else _FORWARD
+    return bytes([core, flags]) + bytes(out) + b"".join(blobs)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One section of one stripe."""
+
+    all_references: list[int]
+    all_shifts: list[tuple[int, int]] | None
+    first: int
+    end: int
+    top: int
+    bottom: int
+    columns: int
+
+    @property
+    def references(self) -> list[int]:
+        return [r - self.first if r >= 0 else -1 for r in self.all_references[self.first : self.end]]
+
+    @property
+    def shifts(self) -> list[tuple[int, int]] | None:
+        return self.all_shifts[self.first : self.end] if self.all_shifts else None
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.end - self.first, self.bottom - self.top, self.columns
+
+
+def _encode_job(
+    frames: Array, kept: Array, layers: list[Layer], transform: int, part: _Part, effort: str
+) -> Job:
+    def job() -> list[bytes]:
+        chosen = kept[part.first : part.end]
+        if len(chosen) == chosen[-1] - chosen[0] + 1:
+            block = frames[chosen[0] : chosen[-1] + 1, part.top : part.bottom]
+        else:
+            block = frames[chosen, part.top : part.bottom]
+        components = components_of(block, transform)
+        return [
+            _encode_planes(layer.extract(components[layer.component]), layer.max_value, part, effort)
+            for layer in layers
+            if layer.max_value
+        ]
+
+    return job
+
+
+def _encode_planes(planes: Array, max_value: int, part: _Part, effort: str) -> bytes:
+    planes = np.ascontiguousarray(planes)
+    if effort == "dense":
+        coded: bytes = _backward().encode_planes(planes, max_value, part.references)
+        return coded
+    settings = FAST if effort == "fast" else BALANCED
+    return forward.encode_planes(planes, max_value, part.references, part.shifts, settings)
+
+
+def _choose_transform(frames: Array, kept: Array, effort: str) -> int:
+    """Try the colour transforms on a part of one frame and return the best."""
+    if frames.ndim == 3 or frames.shape[3] != 3 or frames.dtype.itemsize > 2:
+        return NO_TRANSFORM
+    middle = int(kept[len(kept) // 2])
+    rows, columns = frames.shape[1:3]
+    top, left = max(0, (rows - 256) // 2), max(0, (columns - 512) // 2)
+    sample = np.ascontiguousarray(frames[middle : middle + 1, top : top + 256, left : left + 512])
+    sizes = []
+    part = _Part([-1], None, 0, 1, 0, sample.shape[1], sample.shape[2])
+    for transform in (NO_TRANSFORM, RCT, DIFFERENCES):
+        layers = find_layers(sample, transform, np.zeros(1, np.int64))
+        job = _encode_job(sample, np.zeros(1, np.int64), layers, transform, part, "fast")
+        sizes.append(sum(len(blob) for blob in job()))
+    return int(np.argmin(sizes))
+
+
+def _decode(payload: memoryview, shape: tuple[int, ...], dtype: np.dtype[Any], wanted: list[int]) -> Array:
+    reader = ByteReader(payload)
+    core = reader.byte()
+    if core == _STORED:
+        if reader.left != dtype.itemsize * int(np.prod(shape, dtype=np.int64)):
+            raise CorruptStreamError("stored samples do not fill the frames")
+        samples = np.frombuffer(reader.take(reader.left), dtype.newbyteorder("<"))
+        return samples.reshape(shape)[wanted].astype(dtype)
+    flags = reader.byte()
+    if core not in (_FORWARD, _BACKWARD) or flags > 7:
+        raise CorruptStreamError(f"unknown core {core} or flags {flags}")
+    n, rows, columns = shape[:3]
+    if n > len(payload) or columns > MAX_COLUMNS:
+        raise CorruptStreamError("more frames than bytes, or frames too wide")
+    twins = list(range(n))
+    if flags & _DUPLICATES:
+        for i in range(n):
+            twins[i] = i - reader.varint(i)
+        if any(twins[j] != j for j in twins):
+            raise CorruptStreamError("duplicate of a duplicate")
+    kept = [i for i in range(n) if twins[i] == i]
+    position = {i: k for k, i in enumerate(kept)}
+    references = default_references(len(kept))
+    shifts = None
+    if flags & _EXPLICIT:
+        references = []
+        for k in range(len(kept)):
+            back = reader.varint(k)
+            references.append(k - back if back else -1)
+    if flags & _SHIFTED:
+        shifts = [(reader.signed(1 << 15), reader.signed(1 << 15)) for _ in kept]
+    transform = reader.byte()
+    n_components = shape[3] if len(shape) == 4 else 1
+    if transform > DIFFERENCES or (transform and n_components != 3):
+        raise CorruptStreamError(f"unknown colour transform {transform}")
+    layers = read_layers(reader, n_components)
+    coded_layers = [layer for layer in layers if layer.max_value]
+
+    parts = []
+    for first, end in _sections(references, rows * columns * n_components):
+        for top, bottom in _stripes(rows, columns):
+            part = _Part(references, shifts, first, end, top, bottom, columns)
+            parts.append((part, [reader.varint(1 << 40) for _ in coded_layers]))
+    out = np.empty((len(wanted), *shape[1:]), dtype)
+    jobs = []
+    for part, lengths in parts:
+        blobs = [reader.take(length) for length in lengths]
+        targets = [
+            (t, position[twins[i]] - part.first)
+            for t, i in enumerate(wanted)
+            if part.first <= position[twins[i]] < part.end
+        ]
+        if targets:
+            jobs.append(_decode_job(blobs, layers, transform, part, core, targets, out))
+    if reader.left:
+        raise CorruptStreamError("bytes after the last part")
+    _run(jobs, out.size)
+    return out
+
+
+def _decode_job(
+    blobs: list[memoryview],
+    layers: list[Layer],
+    transform: int,
+    part: _Part,
+    core: int,
+    targets: list[tuple[int, int]],
+    out: Array,
+) -> Job:
+    def job() -> None:
+        select = sorted({k for _, k in targets})
+        coded = iter(blobs)
+        decoded = [
+            _decode_planes(next(coded), layer.max_value, part, core, select) if layer.max_value else None
+            for layer in layers
+        ]
+        for t, k in targets:
+            components: list[Any] = [None] * (1 + max(layer.component for layer in layers))
+            for layer, planes in zip(layers, decoded, strict=True):
+                plane = planes[k] if planes is not None else np.zeros(part.shape[1:], np.uint16)
+                value = layer.restore(plane)
+                c = layer.component
+                components[c] = value if components[c] is None else components[c] + value
+            offsets = {layer.component: layer.offset for layer in layers}
+            for c, offset in offsets.items():
+                if out.ndim == 3 and out.dtype.itemsize <= 2 and components[c].dtype == np.uint16:
+                    components[c] = components[c] + np.uint16(offset & 0xFFFF)
+                else:
+                    components[c] = components[c].astype(np.int64) + offset
+            frames_from(
+                [c[np.newaxis] for c in components], transform, out[t : t + 1, part.top : part.bottom]
+            )
+
+    return job
+
+
+def _decode_planes(
+    blob: memoryview, max_value: int, part: _Part, core: int, select: list[int]
+) -> dict[int, Array]:
+    if core == _BACKWARD:
+        planes = _backward().decode_planes(
+            bytes(blob), part.shape, max_value, part.references, upto=select[-1] + 1
+        )
+        if planes.max() > max_value:
+            raise CorruptStreamError("sample above its limit")
+        return {k: planes[k] for k in select}
+    return forward.decode_planes(blob, *part.shape, max_value, part.references, part.shifts, select)

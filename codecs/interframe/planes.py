@@ -1,0 +1,228 @@
+"""Frame preparation: samples of any type to planes of small unsigned integers, and back.
+
+A frame's samples go through a reversible colour transform (three samples only), which gives one component per
+sample. A component less its least value is one layer, or, if it needs more than 16 bits or has flags in high
+bits, a low and a high layer. A layer whose values leave many numbers unused is packed: values become ranks.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dcmpress.codecs.bits import ByteReader, put_signed, put_varint
+from dcmpress.codecs.errors import CorruptStreamError
+from dcmpress.codecs.interframe.side import SideReader, SideWriter
+from dcmpress.codecs.jit import njit
+
+NO_TRANSFORM, RCT, DIFFERENCES = 0, 1, 2
+"""Colour: none; the reversible transform of JPEG 2000 (T.800, G.2); G, B - G, R - G."""
+PACK_BELOW = 0.7
+"""Values are packed if they use less than this share of their range."""
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Some bits of a component, as unsigned integers up to `max_value`."""
+
+    component: int
+    offset: int
+    """Subtracted from the component first."""
+    shift: int
+    bits: int
+    """Bits kept after the shift."""
+    max_value: int
+    values: Array | None = field(default=None, compare=False)
+    """Packed: the value of each rank, ascending."""
+
+    def extract(self, component: Array) -> Array:
+        """Return this layer of a component, as uint16."""
+        ranks = _NO_TABLE
+        if self.values is not None:
+            ranks = np.zeros(int(self.values[-1]) + 1, np.uint16)
+            ranks[self.values] = np.arange(len(self.values), dtype=np.uint16)
+        layer = np.empty(component.shape, np.uint16)
+        flat = np.ascontiguousarray(component).reshape(-1)
+        _extract(flat, self.offset, self.shift, (1 << self.bits) - 1, ranks, layer.reshape(-1))
+        return layer
+
+    def restore(self, layer: Array) -> Array:
+        """Return what this layer adds to its component, without the offset: uint16, or int64 if shifted."""
+        if self.values is not None:
+            mapped = np.empty(layer.shape, np.uint16)
+            _look_up(layer.reshape(-1), self.values.astype(np.uint16), mapped.reshape(-1))
+            layer = mapped
+        return layer.astype(np.int64) << self.shift if self.shift else layer
+
+
+_NO_TABLE = np.zeros(0, np.uint16)
+
+
+@njit
+def _extract(values: Array, offset: int, shift: int, mask: int, ranks: Array, out: Array) -> None:
+    if len(ranks) > 0:
+        for i in range(len(values)):
+            out[np.uint64(i)] = ranks[np.uint64(((np.int64(values[np.uint64(i)]) - offset) >> shift) & mask)]
+    else:
+        for i in range(len(values)):
+            out[np.uint64(i)] = np.uint16(((np.int64(values[np.uint64(i)]) - offset) >> shift) & mask)
+
+
+@njit
+def _look_up(layer: Array, table: Array, out: Array) -> None:
+    for i in range(len(layer)):
+        out[np.uint64(i)] = table[np.uint64(layer[np.uint64(i)])]
+
+
+@njit
+def _mark(values: Array, least: int, shift: int, mask: int, present: Array) -> None:
+    for i in range(len(values)):
+        present[np.uint64(((np.int64(values[np.uint64(i)]) - least) >> shift) & mask)] = True
+
+
+def components_of(frames: Array, transform: int) -> list[Array]:
+    """Return the components of frames, (n, rows, columns) or (n, rows, columns, samples)."""
+    if frames.ndim == 3:
+        return [frames]
+    samples: list[Any] = [frames[..., k] for k in range(frames.shape[3])]
+    if transform == NO_TRANSFORM:
+        return samples
+    red: Any
+    green: Any
+    blue: Any
+    red, green, blue = (s.astype(np.int32 if s.dtype.itemsize < 4 else np.int64) for s in samples)
+    if transform == RCT:
+        return [(red + 2 * green + blue) >> 2, blue - green, red - green]
+    return [green, blue - green, red - green]
+
+
+def frames_from(components: list[Array], transform: int, out: Array) -> None:
+    """Write frames from their components, the inverse of `components_of`."""
+    if out.ndim == 3:
+        out[...] = components[0].astype(out.dtype)
+        return
+    if transform != NO_TRANSFORM:
+        first, u, v = (c.astype(np.int64) for c in components)
+        green = first - ((u + v) >> 2) if transform == RCT else first
+        components = [v + green, green, u + green]
+    for k, component in enumerate(components):
+        out[..., k] = component.astype(out.dtype)
+
+
+def find_layers(frames: Array, transform: int, index: Array) -> list[Layer]:
+    """Return the layers that hold all components of `frames[index]`."""
+    layers: list[Layer] = []
+    n_components = 1 if frames.ndim == 3 else frames.shape[3]
+    chunks = np.array_split(index, max(1, min(len(index), len(index) * frames[0].size >> 22)))
+    for c in range(n_components):
+        least, most = 1 << 62, -(1 << 62)
+        for chunk in chunks:
+            component = components_of(frames[chunk], transform)[c]
+            least = min(least, int(component.min()))
+            most = max(most, int(component.max()))
+        span = most - least
+        if span >= 1 << 16:
+            layers.append(_layer(frames, chunks, transform, c, least, 0, 16))
+            layers.append(_layer(frames, chunks, transform, c, least, 16, 17))
+            continue
+        whole = _layer(frames, chunks, transform, c, least, 0, 16)
+        flag_bit = _flag_bit(whole)
+        if flag_bit:
+            layers.append(_layer(frames, chunks, transform, c, least, 0, flag_bit))
+            layers.append(_layer(frames, chunks, transform, c, least, flag_bit, 16))
+        else:
+            layers.append(whole)
+    return [_packed(layer) for layer in layers]
+
+
+def _layer(
+    frames: Array, chunks: list[Array], transform: int, component: int, least: int, shift: int, bits: int
+) -> Layer:
+    present = np.zeros(1 << 16, np.bool_)
+    mask = min((1 << bits) - 1, 0xFFFF)
+    for chunk in chunks:
+        samples = components_of(frames[chunk], transform)[component]
+        _mark(np.ascontiguousarray(samples).reshape(-1), least, shift, mask, present)
+    values = np.flatnonzero(present)
+    return Layer(component, least, shift, bits, int(values[-1]), values)
+
+
+def _packed(layer: Layer) -> Layer:
+    """Return the layer with ranks for values if that pays, else with no table."""
+    values = layer.values
+    if values is None:
+        return layer
+    if len(values) < PACK_BELOW * (layer.max_value + 1):
+        return Layer(layer.component, layer.offset, layer.shift, layer.bits, len(values) - 1, values)
+    return Layer(layer.component, layer.offset, layer.shift, layer.bits, layer.max_value)
+
+
+def _flag_bit(layer: Layer) -> int:
+    """Return the bit from which on a component holds flags (an overlay, say), or 0 if it holds none."""
+    assert layer.values is not None
+    values = layer.values
+    if len(values) < 32:
+        return 0
+    gaps = np.diff(values)
+    widest = int(np.argmax(gaps))
+    bit = int(values[widest]).bit_length()
+    above = values[widest + 1 :]
+    if int(gaps[widest]) * 2 < int(values[-1]) or bit >= int(values[-1]).bit_length() or len(above) < 4:
+        return 0
+    return bit
+
+
+def put_layers(out: bytearray, layers: list[Layer]) -> None:
+    """Append the description of the layers."""
+    put_varint(out, len(layers))
+    for layer in layers:
+        put_varint(out, layer.component)
+        put_signed(out, layer.offset)
+        put_varint(out, layer.shift)
+        put_varint(out, layer.bits)
+        put_varint(out, layer.max_value)
+        if layer.values is None:
+            put_varint(out, 0)
+            continue
+        edges = np.flatnonzero(np.diff(layer.values) != 1) + 1
+        firsts = layer.values[np.concatenate(([0], edges))]
+        lasts = layer.values[np.concatenate((edges, [len(layer.values)])) - 1]
+        side = SideWriter(2)
+        gaps = firsts - np.concatenate(([-1], lasts[:-1])) - 1
+        side.put(np.stack([gaps, lasts - firsts], axis=1).reshape(-1), np.tile([0, 1], len(gaps)))
+        table = side.finish()
+        put_varint(out, len(gaps))
+        put_varint(out, len(table))
+        out += table
+
+
+def read_layers(reader: ByteReader, n_components: int) -> list[Layer]:
+    """Read what `put_layers` wrote."""
+    layers = []
+    for _ in range(reader.varint(2 * n_components)):
+        component = reader.varint(n_components - 1)
+        offset = reader.signed(1 << 33)
+        shift = reader.varint(32)
+        bits = reader.varint(17)
+        max_value = reader.varint(0xFFFF)
+        values = None
+        n_runs = reader.varint(1 << 15)
+        if n_runs:
+            side = SideReader(reader.take(reader.varint(1 << 18)), 2)
+            pairs = side.take(2 * n_runs, np.tile([0, 1], n_runs)).reshape(-1, 2)
+            ends = np.cumsum(pairs.sum(axis=1) + 1)
+            if ends[-1] > 1 << 16:
+                raise CorruptStreamError("table of values is too long")
+            present = np.zeros(1 << 16, np.bool_)
+            for (_, more), end in zip(pairs.tolist(), ends.tolist(), strict=True):
+                present[end - 1 - more : end] = True
+            values = np.flatnonzero(present)
+            if len(values) != max_value + 1:
+                raise CorruptStreamError("table of values does not fit its layer")
+        layers.append(Layer(component, offset, shift, bits, max_value, values))
+    if {layer.component for layer in layers} != set(range(n_components)):
+        raise CorruptStreamError("component without a layer")
+    return layers

@@ -1,0 +1,62 @@
+"""What the DICOM side of the node needs to know from the configuration."""
+
+from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Network, ip_address
+
+
+@dataclass(frozen=True)
+class Peer:
+    """An application entity that C-MOVE may send to."""
+
+    ae_title: str
+    host: str
+    port: int
+
+
+@dataclass(frozen=True)
+class AllowedCaller:
+    """Who may open an association: an AE title ("*": any) from certain networks (none: from anywhere)."""
+
+    ae_title: str
+    networks: tuple[IPv4Network | IPv6Network, ...] = ()
+
+    def matches(self, ae_title: str, host: str) -> bool:
+        """Tell whether a caller is this one."""
+        if self.ae_title not in ("*", ae_title):
+            return False
+        address = ip_address(host.split("%")[0])
+        mapped = getattr(address, "ipv4_mapped", None)
+        return not self.networks or any((mapped or address) in network for network in self.networks)
+
+
+@dataclass(frozen=True)
+class ScpSettings:
+    """Settings of the DICOM listener; times in seconds, sizes in bytes."""
+
+    ae_title: str = "DCMPRESS"
+    bind: str = "127.0.0.1"
+    port: int = 11112
+    peers: tuple[Peer, ...] = ()
+    allow: tuple[AllowedCaller, ...] = ()
+    """Empty: anyone who can reach the port."""
+    require_called_ae: bool = False
+    accept_private_sop_classes: bool = True
+    max_associations: int = 100
+    max_pdu: int = 131072
+    association_timeout: float = 30.0
+    """From the connection to the end of negotiation."""
+    idle_timeout: float = 300.0
+    """Between two messages."""
+    pdu_timeout: float = 60.0
+    """For one PDU, and between the PDUs of a message."""
+    response_timeout: float = 120.0
+    """For the answer to a C-STORE that we send."""
+    shutdown_timeout: float = 30.0
+    """For messages under way when the node is asked to stop."""
+    find_limit: int = 0
+    """Matches that one C-FIND returns at most; 0: all."""
+    log_patients: bool = False
+    known_peers: dict[str, Peer] = field(init=False, repr=False, compare=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.known_peers.update({peer.ae_title: peer for peer in self.peers})

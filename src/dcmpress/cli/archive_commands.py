@@ -1,0 +1,199 @@
+"""Commands that look at what the archive keeps: stats, verify, inspect, rebuild."""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from dcmpress.cli.app import FAILED, MISUSED, ConfigOption, app, fail, load_config, out
+from dcmpress.cli.progress import counted
+from dcmpress.cli.wiring import open_archive
+from dcmpress.config import Config
+from dcmpress.storage.blob import BlobReader
+from dcmpress.storage.catalog.statistics import Share, Statistics
+from dcmpress.storage.errors import DamagedError
+from dcmpress.storage.pipeline import exclusive
+from dcmpress.storage.rebuild import rebuild_blobs
+from dcmpress.storage.verify import verify as verify_archive
+
+
+@app.command()
+def stats(
+    config: ConfigOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Show what the archive holds and how much smaller it is, by modality and by codec."""
+    settings = load_config(config)
+    archive = open_archive(settings)
+    found = archive.catalog.statistics()
+    archive.close()
+    if as_json:
+        out.print(json.dumps(_as_json(found)), markup=False)
+        return
+    table = Table(box=None, pad_edge=False)
+    for name in ("", "instances", "raw", "stored", "ratio"):
+        table.add_column(name, justify="left" if not name else "right")
+    total = Share(found.instances, found.raw_bytes, found.stored_bytes)
+    rows = [("all", total)]
+    rows += [(f"  {name or 'no modality'}", share) for name, share in sorted(found.by_modality.items())]
+    rows += [("by codec", None)]  # type: ignore[list-item]
+    rows += [(f"  {name}", share) for name, share in sorted(found.by_codec.items())]
+    for name, share in rows:
+        if share is None:
+            table.add_row(name)
+            continue
+        table.add_row(
+            name, str(share.instances), _size(share.raw_bytes), _size(share.stored_bytes), _ratio(share)
+        )
+    out.print(table)
+    out.print(f"in the spool, not compressed yet: {found.spool_instances} instances")
+    if found.fallbacks:
+        out.print(f"blobs in which Zstandard took over from the codec that the rule names: {found.fallbacks}")
+    if found.needs_attention or found.damaged:
+        out.print(f"need attention: {found.needs_attention} instances; damaged: {found.damaged}")
+
+
+def _as_json(found: Statistics) -> dict[str, Any]:
+    def shares(by: dict[str, Share]) -> dict[str, Any]:
+        return {
+            name: {"instances": s.instances, "raw_bytes": s.raw_bytes, "stored_bytes": s.stored_bytes}
+            for name, s in by.items()
+        }
+
+    return {
+        "instances": found.instances,
+        "raw_bytes": found.raw_bytes,
+        "stored_bytes": found.stored_bytes,
+        "spool": {"instances": found.spool_instances, "bytes": found.spool_bytes},
+        "needs_attention": found.needs_attention,
+        "damaged": found.damaged,
+        "fallbacks": found.fallbacks,
+        "by_modality": shares(found.by_modality),
+        "by_codec": shares(found.by_codec),
+    }
+
+
+def _size(n: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if n < 1000:
+            return f"{n:.0f} {unit}" if unit == "B" else f"{n:.1f} {unit}"
+        n /= 1000
+    return f"{n:.2f} TB"
+
+
+def _ratio(share: Share) -> str:
+    return f"{share.raw_bytes / share.stored_bytes:.2f}" if share.stored_bytes else "-"
+
+
+@app.command()
+def verify(config: ConfigOption = None) -> None:
+    """Read and decode everything, and compare it with the SHA-256 taken on receipt.
+
+    Names what does not hold; such instances are refused on retrieval until the same bytes are sent again.
+    Exit code 1 if anything is damaged.
+    """
+    archive = open_archive(load_config(config))
+    instances = size = 0
+    problems = []
+    total = sum(1 for _ in archive.blobs.names()) + len(archive.spool.names())
+    for verified in counted(verify_archive(archive), "verify", total):
+        instances += verified.instances
+        size += verified.size
+        for problem in verified.problems:
+            problems.append(problem)
+            out.print(f"DAMAGED {problem.place} {problem.sop_instance_uid} {problem.what}", markup=False)
+    archive.close()
+    out.print(f"{instances} instances in {_size(size)} checked, {len(problems)} problems")
+    if problems:
+        raise typer.Exit(FAILED)
+
+
+@app.command()
+def inspect(
+    blob: Annotated[Path, typer.Argument(help="A blob file.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the whole index.")] = False,
+) -> None:
+    """Show what a blob file holds. Needs the file alone."""
+    try:
+        reader = BlobReader(blob)
+    except FileNotFoundError:
+        raise fail(f"{blob}: no such file", MISUSED) from None
+    except DamagedError as error:
+        raise fail(str(error)) from None
+    with reader:
+        index = reader.index
+        if as_json:
+            out.print(index.to_json().decode(), markup=False)
+            return
+        raw = sum(instance.size for instance in index.instances)
+        out.print(f"{blob.name}: {len(index.instances)} instances, {_size(raw)} in {_size(reader.size)}")
+        out.print(f"written by {index.writer} at {index.created_at}, id {reader.id}", markup=False)
+        sections = Table("section", "kind", "stored", "decompressed", box=None, pad_edge=False)
+        for number in range(reader.n_sections):
+            stored, size = reader.section_sizes(number)
+            kind = reader.section_kind(number).decode("latin-1")
+            sections.add_row(str(number), kind, str(stored), str(size))
+        out.print(sections)
+        segments = Table("section", "codec", "frames", "alone", "of", box=None, pad_edge=False)
+        for segment in index.segments:
+            first = index.pixel_formats[index.instances[segment.frames[0][0]].pixel_format]
+            parameters = ", ".join(f"{k}={v}" for k, v in segment.parameters.items())
+            segments.add_row(
+                str(segment.section),
+                f"{segment.codec} v{segment.format_version} {parameters}".strip(),
+                str(len(segment.frames)),
+                str(segment.references.count(-1)),
+                f"{first.columns} x {first.rows} x {first.samples}, {first.bits_allocated} bits",
+            )
+        out.print(segments)
+        for instance in index.instances:
+            out.print(
+                f"{instance.sop_instance_uid}  {instance.size} bytes, {instance.n_frames} frames, "
+                f"{instance.transfer_syntax_uid}",
+                markup=False,
+            )
+
+
+@app.command()
+def rebuild(config: ConfigOption = None) -> None:
+    """Make the whole catalog anew from blobs and spool. The old one is kept beside it.
+
+    The node must not be running.
+    """
+    settings = load_config(config)
+    settings.root.mkdir(parents=True, exist_ok=True)
+    with exclusive(settings.root) as mine:
+        if not mine:
+            raise fail(f"a dcmpress is at work in {settings.root}: stop it first", MISUSED)
+        _set_aside(settings)
+        archive = open_archive(settings)
+        total = sum(1 for _ in archive.blobs.names())
+        instances = 0
+        problems: dict[str, str] = {}
+        for rebuilt in counted(rebuild_blobs(archive), "rebuild", total):
+            instances += rebuilt.instances
+            if rebuilt.problem:
+                problems[rebuilt.blob] = rebuilt.problem
+        recovered = archive.recover()
+        problems |= recovered.problems
+        archive.close()
+    for place, problem in problems.items():
+        out.print(f"LEFT OUT {place} {problem}", markup=False)
+    out.print(f"{instances} instances from {total} blobs, {recovered.entered} from the spool")
+    if problems:
+        raise typer.Exit(FAILED)
+
+
+def _set_aside(settings: Config) -> None:
+    """Move an SQLite catalog out of the way; another database is completed where it is."""
+    if not settings.catalog_url.startswith("sqlite:///"):
+        return
+    path = Path(settings.catalog_url.removeprefix("sqlite:///"))
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
+    for suffix in ("", "-wal", "-shm"):
+        file = path.with_name(path.name + suffix)
+        if file.exists():
+            file.rename(path.with_name(f"{path.name}.before-{stamp}{suffix}"))

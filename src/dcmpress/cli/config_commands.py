@@ -1,0 +1,138 @@
+"""`dcmpress config check`: would a node with this configuration work?"""
+
+import os
+import socket
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dcmpress.cli.app import FAILED, ConfigOption, app, fail, load_config, out
+from dcmpress.cli.wiring import open_archive, scp_settings
+from dcmpress.codecs.jit import CACHE_FOLDER
+from dcmpress.codecs.registry import get_codec
+from dcmpress.codecs.warm import warm
+from dcmpress.config import Config
+from dcmpress.scp.echo import echo
+from dcmpress.scp.errors import NetworkError
+from dcmpress.scp.settings import Peer
+from dcmpress.storage.errors import StorageError
+
+config_app = typer.Typer(no_args_is_help=True, help="Look at the configuration.")
+app.add_typer(config_app, name="config")
+
+
+@app.command("echo")
+def echo_(
+    host: Annotated[str, typer.Argument(help="Host name or address.")],
+    port: Annotated[int, typer.Argument(help="TCP port.")],
+    called: Annotated[str, typer.Option(help="AE title of the peer.")] = "DCMPRESS",
+    calling: Annotated[str, typer.Option(help="Our AE title.")] = "DCMPRESS",
+) -> None:
+    """Ask a DICOM node whether it is there (C-ECHO). Exit code 1 if it does not answer."""
+    try:
+        took = echo(Peer(called, host, port), calling)
+    except NetworkError as error:
+        raise fail(str(error)) from None
+    out.print(f"{called} answers in {took * 1000:.0f} ms")
+
+
+@app.command("warm")
+def warm_(config: ConfigOption = None) -> None:
+    """Compile the kernels of every codec that the rules name, so that no image waits for the compiler.
+
+    The node does this by itself when it starts; an installation can do it beforehand.
+    """
+    settings = load_config(config)
+    for rule in settings.compression.rules:
+        try:
+            warm(get_codec(rule.codec, **rule.codec_parameters))
+        except ValueError as error:
+            raise fail(str(error)) from None
+    if CACHE_FOLDER is None:
+        out.print("no cache folder can be written to: kernels are compiled at every start")
+    else:
+        out.print(f"compiled kernels are in {CACHE_FOLDER}", markup=False)
+
+
+@config_app.command()
+def check(config: ConfigOption = None) -> None:
+    """Check the configuration and everything it names: folders, catalog, port, codecs, every peer by C-ECHO.
+
+    Exit code 1 if something does not work, 2 if the configuration itself is wrong.
+    """
+    settings = load_config(config)
+    checks: list[tuple[str, Callable[[], str]]] = [
+        (f"data folder {settings.root}", lambda: _folder(settings.root, settings)),
+        (f"blob folder {settings.blob_folder}", lambda: _folder(settings.blob_folder, settings)),
+        ("catalog", lambda: _catalog(settings)),
+        (f"port {settings.dicom.port} on {settings.dicom.bind}", lambda: _port(settings)),
+    ]
+    for rule in settings.compression.rules:
+        codec = rule.codec + (f" {rule.effort}" if rule.effort else "")
+        checks.append((f"codec {codec}", lambda rule=rule: _codec(rule.codec, rule.codec_parameters)))  # type: ignore[misc]
+    for peer in scp_settings(settings).peers:
+        checks.append(
+            (
+                f"peer {peer.ae_title} at {peer.host} port {peer.port}",
+                lambda peer=peer: f"answers C-ECHO in {echo(peer, settings.dicom.ae_title) * 1000:.0f} ms",  # type: ignore[misc]
+            )
+        )
+    failures = 0
+    for what, test in checks:
+        try:
+            out.print(f"ok      {what}: {test()}", markup=False)
+        except (OSError, NetworkError, StorageError, ValueError, AssertionError) as error:
+            failures += 1
+            out.print(f"FAILED  {what}: {error}", markup=False)
+    if not settings.dicom.peers:
+        out.print("note    dicom.peers is empty: C-MOVE has no destinations", markup=False)
+    if settings.dicom.accept_any_caller and not settings.dicom.allow:
+        out.print(
+            "note    dicom.accept_any_caller: whoever reaches the port may send and query", markup=False
+        )
+    if failures:
+        raise typer.Exit(FAILED)
+
+
+def _folder(folder: Path, settings: Config) -> str:
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=folder) as file:
+        file.write(b"x")
+        file.flush()
+        os.fsync(file.fileno())
+    stat = os.statvfs(folder)
+    free = stat.f_bavail * stat.f_frsize >> 20
+    if free < settings.storage.reserve_mib:
+        raise StorageError(
+            f"{free} MiB are free; storage.reserve_mib asks for {settings.storage.reserve_mib}"
+        )
+    return f"writable, {free} MiB free"
+
+
+def _catalog(settings: Config) -> str:
+    archive = open_archive(settings)
+    try:
+        return f"{archive.catalog.statistics().instances} instances"
+    finally:
+        archive.close()
+
+
+def _port(settings: Config) -> str:
+    family = socket.AF_INET6 if ":" in settings.dicom.bind else socket.AF_INET
+    try:
+        with socket.create_server((settings.dicom.bind, settings.dicom.port), family=family):
+            return "free"
+    except OSError as error:
+        with socket.socket(family) as probe:
+            if probe.connect_ex((settings.dicom.bind, settings.dicom.port)) == 0:
+                return "in use: by a running node?"
+        raise error
+
+
+def _codec(name: str, parameters: dict[str, object]) -> str:
+    codec = get_codec(name, **parameters)
+    warm(codec)
+    return "gives back what it is given"

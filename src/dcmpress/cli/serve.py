@@ -1,0 +1,137 @@
+"""`dcmpress serve`: the node, in the foreground."""
+
+import signal
+import threading
+from datetime import timedelta
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import structlog
+
+from dcmpress import logs
+from dcmpress.cli.app import ConfigOption, app, fail, load_config, out
+from dcmpress.cli.wiring import open_archive, pipeline_settings, scp_settings
+from dcmpress.config import Config, ConfigError, changed_keys, load
+from dcmpress.scp.server import DicomServer
+from dcmpress.storage.archive import Archive
+from dcmpress.storage.cold import ColdStorage
+from dcmpress.storage.compress import CodecChoice
+from dcmpress.storage.pipeline import Pipeline, exclusive
+
+logger: Any = structlog.get_logger("dcmpress")
+
+
+@app.command()
+def serve(config: ConfigOption = None) -> None:
+    """Run the node: receive, compress, answer queries, send. Ctrl-C or SIGTERM stops it gracefully.
+
+    SIGHUP reads the configuration again and takes over what can change while running.
+    """
+    settings = load_config(config)
+    logs.configure(settings.log.level, settings.log.format, patient_data=settings.log.patient_data)
+    stop, reload = threading.Event(), threading.Event()
+    wake = threading.Event()
+
+    def on_signal(number: int, _: FrameType | None) -> None:
+        (reload if number == signal.SIGHUP else stop).set()
+        wake.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, on_signal)
+
+    try:
+        archive = open_archive(settings)
+    except OSError as error:
+        raise fail(f"cannot use {settings.root}: {error}", 2) from None
+    with exclusive(settings.root) as mine:
+        if not mine:
+            archive.close()
+            raise fail(f"another dcmpress is at work in {settings.root}", 2)
+        _recover(archive)
+        pipeline = Pipeline(archive, pipeline_settings(settings))
+        server = DicomServer(archive, scp_settings(settings))
+        try:
+            port = server.start()
+        except OSError as error:
+            archive.close()
+            raise fail(
+                f"cannot listen on {settings.dicom.bind} port {settings.dicom.port}: {error}", 2
+            ) from None
+        pipeline.start()
+        cold = _cold_storage(settings, archive)
+        out.print(
+            f"dcmpress: {settings.dicom.ae_title} listens on {settings.dicom.bind} port {port}; "
+            f"data go to {settings.root}",
+            markup=False,
+        )
+        logger.info("ready", ae_title=settings.dicom.ae_title, port=port, root=str(settings.root))
+        while not stop.is_set():
+            wake.wait()
+            wake.clear()
+            if reload.is_set():
+                reload.clear()
+                settings = _reload(config, settings, server, pipeline)
+        logger.info("stopping", connections=server.n_connections)
+        server.stop()
+        if cold is not None:
+            cold.stop()
+        pipeline.stop()
+        archive.close()
+        logger.info("stopped")
+
+
+def _cold_storage(settings: Config, archive: Archive) -> ColdStorage | None:
+    """Begin idle-time re-compression if it is asked for."""
+    if not settings.pipeline.recompress:
+        return None
+    cold = settings.compression.cold
+    storage = ColdStorage(
+        archive,
+        CodecChoice(cold.codec, cold.codec_parameters),
+        timedelta(days=cold.after_days),
+        pipeline_settings(settings),
+    )
+    storage.start()
+    return storage
+
+
+def _recover(archive: Archive) -> None:
+    recovered = archive.recover()
+    if recovered.partial or recovered.entered or recovered.blobs or recovered.dropped:
+        logger.info(
+            "recovered",
+            partial_removed=recovered.partial,
+            entered=recovered.entered,
+            dropped=recovered.dropped,
+            unfinished_blobs=recovered.blobs,
+        )
+    for name, problem in recovered.problems.items():
+        logger.error("spool file needs attention", file=name, problem=problem)
+
+
+def _reload(path: Path | None, old: Config, server: DicomServer, pipeline: Pipeline) -> Config:
+    """Take over what can change; return the configuration that is in force now."""
+    try:
+        new = load(path)
+    except ConfigError as error:
+        for line in str(error).splitlines():
+            logger.error("configuration not reloaded", problem=line)
+        return old
+    now, later = changed_keys(old, new)
+    if later:
+        logger.warning("these keys need a restart", keys=later)
+        kept = {section: getattr(old, section) for section in type(old).model_fields}
+        for section in kept:
+            taken = {
+                key.split(".")[1]: getattr(getattr(new, section), key.split(".")[1])
+                for key in now
+                if key.startswith(section + ".")
+            }
+            kept[section] = kept[section].model_copy(update=taken)
+        new = old.model_copy(update=kept)
+    logs.configure(new.log.level, new.log.format, patient_data=new.log.patient_data)
+    server.reconfigure(scp_settings(new))
+    pipeline.settings = pipeline_settings(new)
+    logger.info("configuration reloaded", changed=now)
+    return new

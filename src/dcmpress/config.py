@@ -1,0 +1,439 @@
+"""The configuration: `config.yaml` and the environment, read once into frozen typed settings.
+
+The environment wins over the file: `DCMPRESS_DICOM__PORT=11113` overrides `dicom.port`; maps and lists are
+JSON there. An unknown or wrong key stops the start and is named with its line and the nearest valid key.
+"""
+
+import difflib
+import os
+from collections.abc import Iterator, Mapping
+from ipaddress import IPv4Network, IPv6Network, ip_address
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.error import MarkedYAMLError
+
+from dcmpress.codecs.registry import codec_names, get_codec
+from dcmpress.storage.pipeline import RULE_ATTRIBUTES
+
+DEFAULT_FILE = Path("config.yaml")
+ENVIRONMENT_PREFIX = "DCMPRESS_"
+
+RELOADABLE = (
+    "dicom.peers",
+    "dicom.allow",
+    "dicom.accept_any_caller",
+    "dicom.require_called_ae",
+    "dicom.accept_private_sop_classes",
+    "dicom.max_associations",
+    "dicom.association_timeout",
+    "dicom.idle_timeout",
+    "dicom.pdu_timeout",
+    "dicom.response_timeout",
+    "dicom.find_limit",
+    "compression.rules",
+    "compression.previews",
+    "pipeline.settle_seconds",
+    "log.level",
+    "log.patient_data",
+)
+"""Keys (with everything below them) that SIGHUP changes in a running node."""
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used; the message has one line per problem."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+AETitle = Annotated[
+    str, Field(min_length=1, max_length=16, pattern=r"^[^\\\x00-\x1f\x7f]*[^\\\x00-\x20\x7f]$")
+]
+Port = Annotated[int, Field(ge=1, le=65535)]
+Seconds = Annotated[float, Field(gt=0)]
+
+
+class PeerConfig(_Section):
+    """An application entity that C-MOVE may send to."""
+
+    ae_title: AETitle
+    host: str = Field(min_length=1)
+    port: Port
+
+
+class AllowConfig(_Section):
+    """A caller that may open an association."""
+
+    ae_title: Annotated[str, Field(min_length=1, max_length=16)] = "*"
+    networks: tuple[IPv4Network | IPv6Network, ...] = ()
+
+
+class DicomConfig(_Section):
+    """The DICOM listener."""
+
+    ae_title: AETitle = "DCMPRESS"
+    bind: str = "127.0.0.1"
+    port: Port = 11112
+    peers: Mapping[str, PeerConfig] = {}
+    allow: tuple[AllowConfig, ...] = ()
+    accept_any_caller: bool = False
+    require_called_ae: bool = False
+    accept_private_sop_classes: bool = True
+    max_associations: Annotated[int, Field(ge=1)] = 100
+    max_pdu: Annotated[int, Field(ge=4096, le=1 << 20)] = 131072
+    association_timeout: Seconds = 30.0
+    idle_timeout: Seconds = 300.0
+    pdu_timeout: Seconds = 60.0
+    response_timeout: Seconds = 120.0
+    shutdown_timeout: Seconds = 30.0
+    find_limit: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _listens_safely(self) -> "DicomConfig":
+        if not self.allow and not self.accept_any_caller and not _is_loopback(self.bind):
+            raise ValueError(
+                f"bind: {self.bind} is open to the network: list who may call under dicom.allow, "
+                "or set dicom.accept_any_caller: true"
+            )
+        return self
+
+
+class StorageConfig(_Section):
+    """Where things lie."""
+
+    root: Path = Path("./data")
+    catalog_url: str = ""
+    blob_url: str = ""
+    reserve_mib: Annotated[int, Field(ge=0)] = 2048
+    on_conflict: Literal["keep-both", "reject", "replace"] = "keep-both"
+    on_unreadable: Literal["keep", "refuse"] = "keep"
+
+    @model_validator(mode="after")
+    def _known_stores(self) -> "StorageConfig":
+        scheme = self.blob_url.partition("://")[0] if "://" in self.blob_url else "file"
+        if scheme != "file":
+            raise ValueError(f"blob_url: {scheme} is not supported; give a folder")
+        return self
+
+
+class PipelineConfig(_Section):
+    """Compression behind the acknowledgement."""
+
+    settle_seconds: Seconds = 10.0
+    workers: Annotated[int, Field(ge=1, le=256)] = 1
+    group_mib: Annotated[int, Field(ge=1, le=4096)] = 256
+    segment_mib: Annotated[int, Field(ge=1, le=1024)] = 16
+    max_chain: Annotated[int, Field(ge=1, le=1024)] = 16
+    min_correlation: Annotated[float, Field(ge=-1, le=1)] = 0.5
+    recompress: bool = False
+
+
+def _known_codec(name: Any) -> Any:
+    if isinstance(name, str) and name not in codec_names():
+        near = difflib.get_close_matches(name, codec_names(), 1)
+        hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(codec_names())}"
+        raise ValueError(f"no codec {name!r}{hint}")
+    return name
+
+
+def _check_lossless(name: str, parameters: Mapping[str, Any]) -> None:
+    """Raise ValueError if there is no such codec with these parameters, or it is lossy."""
+    if not get_codec(name, **parameters).lossless:
+        raise ValueError(f"codec {name} is lossy; what is received is only ever kept lossless")
+
+
+class _Rule(_Section):
+    match: Mapping[str, str] = {}
+    codec: Annotated[str, BeforeValidator(_known_codec)]
+    effort: str | None = None
+    parameters: Mapping[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _matches_what_is_known(self) -> "_Rule":
+        for attribute in self.match:
+            if attribute not in RULE_ATTRIBUTES:
+                near = difflib.get_close_matches(attribute, RULE_ATTRIBUTES, 1)
+                hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(RULE_ATTRIBUTES)}"
+                raise ValueError(f"cannot match on {attribute}{hint}")
+        return self
+
+    @property
+    def codec_parameters(self) -> dict[str, Any]:
+        """What the codec is made with."""
+        effort = {} if self.effort is None else {"effort": self.effort}
+        return {**effort, **self.parameters}
+
+
+class RuleConfig(_Rule):
+    """Which codec compresses what."""
+
+    @model_validator(mode="after")
+    def _usable(self) -> "RuleConfig":
+        _check_lossless(self.codec, self.codec_parameters)
+        return self
+
+
+class PreviewConfig(_Rule):
+    """Which lossy codec makes previews of what, beside the lossless originals."""
+
+    @model_validator(mode="after")
+    def _usable(self) -> "PreviewConfig":
+        if get_codec(self.codec, **self.codec_parameters).lossless:
+            raise ValueError(f"codec {self.codec} is lossless: its preview would be the image once more")
+        return self
+
+
+class ColdConfig(_Section):
+    """The codec of idle-time re-compression."""
+
+    after_days: Annotated[float, Field(ge=0)] = 30.0
+    codec: Annotated[str, BeforeValidator(_known_codec)] = "interframe"
+    effort: str | None = "balanced"
+    parameters: Mapping[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _usable(self) -> "ColdConfig":
+        _check_lossless(self.codec, self.codec_parameters)
+        return self
+
+    @property
+    def codec_parameters(self) -> dict[str, Any]:
+        """What the codec is made with."""
+        return {**({} if self.effort is None else {"effort": self.effort}), **self.parameters}
+
+
+class CompressionConfig(_Section):
+    """Which codec compresses what."""
+
+    cold: ColdConfig = Field(default_factory=ColdConfig)
+    previews: tuple[PreviewConfig, ...] = ()
+
+    rules: tuple[RuleConfig, ...] = Field(
+        default_factory=lambda: (RuleConfig(codec="interframe", effort="balanced"),)
+    )
+
+
+class WebConfig(_Section):
+    """Where the web face will listen. There is none in this version; the names are settled."""
+
+    bind: str = "127.0.0.1"
+    port: Port = 8042
+
+
+class LogConfig(_Section):
+    """The log, on standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["text", "json"] = "text"
+    patient_data: bool = False
+
+
+class Config(BaseSettings):
+    """Everything that an admin can set."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENVIRONMENT_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True
+    )
+
+    dicom: DicomConfig = Field(default_factory=DicomConfig)
+    storage: StorageConfig = Field(default_factory=StorageConfig)
+    pipeline: PipelineConfig = Field(default_factory=PipelineConfig)
+    compression: CompressionConfig = Field(default_factory=CompressionConfig)
+    web: WebConfig = Field(default_factory=WebConfig)
+    log: LogConfig = Field(default_factory=LogConfig)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment first, then what the file says."""
+        return env_settings, init_settings
+
+    @property
+    def root(self) -> Path:
+        """The data folder, absolute."""
+        return self.storage.root.absolute()
+
+    @property
+    def catalog_url(self) -> str:
+        """SQLAlchemy URL of the catalog."""
+        return self.storage.catalog_url or f"sqlite:///{self.root / 'catalog.sqlite'}"
+
+    @property
+    def blob_folder(self) -> Path:
+        """The folder of the blobs, absolute."""
+        url = self.storage.blob_url.removeprefix("file://")
+        return Path(url).absolute() if url else self.root / "blobs"
+
+
+def load(path: Path | None = None) -> Config:
+    """Read the configuration from a file and the environment.
+
+    Parameters
+    ----------
+    path : Path, optional
+        None: `config.yaml` in the working directory if there is one, else the built-in defaults.
+
+    Raises
+    ------
+    ConfigError
+        With one line per problem: file, line, key, offending value, nearest valid key.
+    """
+    if path is None and DEFAULT_FILE.exists():
+        path = DEFAULT_FILE
+    tree = _read_yaml(path) if path is not None else CommentedMap()
+    values = _plain(tree)
+    if path is not None:
+        _anchor_paths(values, path.absolute().parent)
+    try:
+        return Config(**values)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(problem, tree, path) for problem in error.errors())) from None
+    except SettingsError as error:
+        raise ConfigError(f"environment: {error}: maps and lists are written as JSON") from None
+
+
+def changed_keys(old: Config, new: Config) -> tuple[list[str], list[str]]:
+    """Return the keys that differ: (those that a running node can take over, those that need a restart)."""
+    before, after = dict(_leaves(old.model_dump())), dict(_leaves(new.model_dump()))
+    changed = sorted(key for key in {*before, *after} if before.get(key) != after.get(key))
+    now = [key for key in changed if any(key == r or key.startswith(r + ".") for r in RELOADABLE)]
+    return now, [key for key in changed if key not in now]
+
+
+def _leaves(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(tree, Mapping) and tree:
+        for key, value in tree.items():
+            yield from _leaves(value, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, tree
+
+
+def _is_loopback(bind: str) -> bool:
+    if bind == "localhost":
+        return True
+    try:
+        return ip_address(bind).is_loopback
+    except ValueError:
+        return False
+
+
+def _read_yaml(path: Path) -> CommentedMap:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: not UTF-8") from None
+    try:
+        tree = YAML(typ="rt").load(text)
+    except MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f", line {mark.line + 1}" if mark else ""
+        raise ConfigError(f"{path}{where}: {error.problem}") from None
+    if tree is None:
+        return CommentedMap()
+    if not isinstance(tree, CommentedMap):
+        raise ConfigError(f"{path}, line 1: a map of sections is wanted, not a {type(tree).__name__}")
+    return tree
+
+
+def _plain(tree: Any) -> Any:
+    """Return ruamel's tree as ordinary objects; a section left empty means its defaults."""
+    if isinstance(tree, CommentedMap):
+        return {str(key): _plain(value) for key, value in tree.items() if value is not None}
+    if isinstance(tree, CommentedSeq):
+        return [_plain(value) for value in tree]
+    return tree
+
+
+def _anchor_paths(values: dict[str, Any], folder: Path) -> None:
+    """Make the paths of a config file relative to that file."""
+    storage = values.setdefault("storage", {})
+    if not isinstance(storage, dict):
+        return
+    root = storage.get("root", "./data")
+    if isinstance(root, str):
+        storage["root"] = str(folder / root)
+    blob_url = storage.get("blob_url", "")
+    if isinstance(blob_url, str) and blob_url and ("://" not in blob_url or blob_url.startswith("file://")):
+        storage["blob_url"] = str(folder / blob_url.removeprefix("file://"))
+    catalog_url = storage.get("catalog_url", "")
+    if isinstance(catalog_url, str) and catalog_url.startswith("sqlite:///"):
+        storage["catalog_url"] = f"sqlite:///{folder / catalog_url.removeprefix('sqlite:///')}"
+
+
+def _explain(problem: Any, tree: CommentedMap, path: Path | None) -> str:
+    """Say in one line what is wrong and where."""
+    location = [
+        part for part in problem["loc"] if not (isinstance(part, str) and part.startswith("function-"))
+    ]
+    key = ".".join(str(part) for part in location)
+    where = _where(location, tree, path)
+    if problem["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(str(location[-1]), _valid_keys(location[:-1]), 1, 0.5)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        return f"{where}: unknown key {key}{hint}"
+    message = problem["msg"].removeprefix("Value error, ")
+    given = problem["input"]
+    shown = (
+        "" if isinstance(given, Mapping | BaseModel) or problem["type"] == "missing" else f" (not {given!r})"
+    )
+    return f"{where}: {key}: {message}{shown}"
+
+
+def _where(location: list[Any], tree: CommentedMap, path: Path | None) -> str:
+    variable = ENVIRONMENT_PREFIX + "__".join(str(part) for part in location).upper()
+    set_variables = [
+        name for name in os.environ if name.upper() == variable or variable.startswith(name + "__")
+    ]
+    if set_variables:
+        return f"environment variable {set_variables[0]}"
+    node: Any = tree
+    line = None
+    for part in location:
+        try:
+            marks = node.lc.data[part]
+            line = marks[0] + 1
+            node = node[part]
+        except (AttributeError, KeyError, IndexError, TypeError):
+            break
+    if path is None:
+        return "configuration"
+    return f"{path}, line {line}" if line else str(path)
+
+
+def _valid_keys(location: list[Any]) -> list[str]:
+    """Return the keys that are valid at a place in the configuration."""
+    model: Any = Config
+    for part in location:
+        if isinstance(part, int):
+            continue
+        fields = getattr(model, "model_fields", {})
+        model = _model_in(fields[part].annotation) if part in fields else model
+        if model is None:
+            return []
+    return list(getattr(model, "model_fields", {}))
+
+
+def _model_in(annotation: Any) -> Any:
+    """Return the model inside an annotation like `tuple[Model, ...]` or `Mapping[str, Model]`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for arg in get_args(annotation) if (found := _model_in(arg)) is not None), None)

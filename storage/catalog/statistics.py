@@ -1,0 +1,98 @@
+"""What the node holds, counted for `dcmpress stats`."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Double, case, cast, func, select
+
+from dcmpress.storage.catalog.database import Database
+from dcmpress.storage.catalog.models import Blob, Instance, Series
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """The part of the archive that has one modality, or one codec."""
+
+    instances: int
+    raw_bytes: int
+    stored_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """Counts over every version that is kept; sizes in bytes.
+
+    `stored_bytes` is what blobs and spool take on the disk. A blob that holds several modalities is
+    divided among them by the size of their data sets, so that shares may miss the total by a few bytes.
+    """
+
+    instances: int
+    raw_bytes: int
+    stored_bytes: int
+    spool_instances: int
+    spool_bytes: int
+    needs_attention: int
+    damaged: int
+    fallbacks: int
+    """Blobs of which some frames were not kept as the requested codec made them."""
+    by_modality: dict[str, Share]
+    """"" stands for instances without a modality."""
+    by_codec: dict[str, Share]
+    """"spool" stands for what is not compressed yet."""
+
+
+_STORED = case(
+    (Instance.spool_name.is_not(None), cast(Instance.size, Double)),
+    (Blob.raw_size > 0, cast(Instance.size, Double) * Blob.size / Blob.raw_size),
+    else_=0.0,
+)
+_BY_MODALITY = (
+    select(Series.modality, func.count(), func.sum(Instance.size), func.sum(_STORED))
+    .select_from(Instance)
+    .join(Series, Series.pk == Instance.series_pk)
+    .outerjoin(Blob, Blob.pk == Instance.blob_pk)
+    .where(~Instance.replaced)
+    .group_by(Series.modality)
+)
+_BY_CODEC = (
+    select(Blob.codec, func.count(), func.sum(Instance.size), func.sum(_STORED))
+    .select_from(Instance)
+    .outerjoin(Blob, Blob.pk == Instance.blob_pk)
+    .where(~Instance.replaced)
+    .group_by(Blob.codec)
+)
+_BLOB_BYTES = select(func.coalesce(func.sum(Blob.size), 0)).where(Blob.state == "stored")
+_SPOOL = select(func.count(), func.coalesce(func.sum(Instance.size), 0)).where(
+    Instance.spool_name.is_not(None)
+)
+_ATTENTION = select(func.count()).where(Instance.needs_attention.is_not(None))
+_FALLBACKS = select(func.count()).where(Blob.state == "stored", Blob.fallback.is_not(None))
+_DAMAGED = select(func.count()).where(Instance.damaged)
+
+
+def gather(database: Database) -> Statistics:
+    """Count what the catalog in `database` lists; reads every instance row once or twice."""
+    with database.reading() as connection:
+        by_modality = _shares(connection.execute(_BY_MODALITY), without="")
+        by_codec = _shares(connection.execute(_BY_CODEC), without="spool")
+        spool_instances, spool_bytes = connection.execute(_SPOOL).one()
+        blob_bytes = connection.execute(_BLOB_BYTES).scalar_one()
+        attention = connection.execute(_ATTENTION).scalar_one()
+        damaged = connection.execute(_DAMAGED).scalar_one()
+        fallbacks = connection.execute(_FALLBACKS).scalar_one()
+    return Statistics(
+        instances=sum(share.instances for share in by_modality.values()),
+        raw_bytes=sum(share.raw_bytes for share in by_modality.values()),
+        stored_bytes=int(blob_bytes) + int(spool_bytes),
+        spool_instances=spool_instances,
+        spool_bytes=int(spool_bytes),
+        needs_attention=attention,
+        damaged=damaged,
+        fallbacks=fallbacks,
+        by_modality=by_modality,
+        by_codec=by_codec,
+    )
+
+
+def _shares(rows: Any, without: str) -> dict[str, Share]:
+    return {name or without: Share(n, int(raw), round(stored)) for name, n, raw, stored in rows}

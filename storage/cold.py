@@ -1,0 +1,87 @@
+"""Idle-time re-compression: what has lain for some days is made smaller while nothing else is to do."""
+
+import threading
+from concurrent.futures import ProcessPoolExecutor
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import structlog
+
+from dcmpress.storage.archive import Archive
+from dcmpress.storage.catalog.settling import requested_codec
+from dcmpress.storage.compress import CodecChoice
+from dcmpress.storage.pipeline import PipelineSettings
+from dcmpress.storage.recompress import recompress_series, remove_unreferenced
+from dcmpress.storage.workers import end_at_once, worker_pool
+
+logger: Any = structlog.get_logger("dcmpress.cold")
+
+_LOOK_EVERY = 60.0
+"""Seconds between two looks for work."""
+
+_LOWEST_PRIORITY = 19
+
+
+class ColdStorage:
+    """Re-compresses in a thread, by one worker of the lowest priority, as long as the spool is empty."""
+
+    def __init__(
+        self, archive: Archive, choice: CodecChoice, after: timedelta, limits: PipelineSettings
+    ) -> None:
+        self.archive = archive
+        self.choice = choice
+        self.after = after
+        self.limits = limits
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="cold", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End; a group that is being compressed is given up, its old blobs stay."""
+        self._stopping.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stopping.wait(_LOOK_EVERY):
+            try:
+                self._work()
+            except Exception:
+                if not self._stopping.is_set():
+                    logger.exception("re-compression failed; trying again later")
+
+    def _idle(self) -> bool:
+        return not self._stopping.is_set() and not self.archive.catalog.settling.spooled_series()
+
+    def _work(self) -> None:
+        remove_unreferenced(self.archive)
+        before = datetime.now(UTC) - self.after
+        requested = requested_codec(self.choice.codec, self.choice.parameters)
+        waiting = self.archive.catalog.settling.stored_otherwise(requested, before)
+        if not waiting or not self._idle():
+            return
+        pool = worker_pool(1, nice=_LOWEST_PRIORITY)
+        threading.Thread(target=self._end_on_stop, args=(pool,), daemon=True).start()
+        try:
+            for series in waiting:
+                for done in recompress_series(
+                    self.archive, series, self.choice, before, self.limits, pool, self._idle
+                ):
+                    logger.info(
+                        "re-compressed",
+                        instances=done.instances,
+                        raw_bytes=done.raw_bytes,
+                        old_bytes=done.old_bytes,
+                        new_bytes=done.new_bytes,
+                        problem=done.problem,
+                    )
+                if not self._idle():
+                    return
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def _end_on_stop(self, pool: ProcessPoolExecutor) -> None:
+        self._stopping.wait()
+        end_at_once(pool)

@@ -1,0 +1,394 @@
+"""From spool files to one verified blob. A pure step: it reads the spool, writes one staged file, and
+touches neither the catalog nor the spool, so it can run in any process and be repeated after a crash.
+"""
+
+import errno
+import hashlib
+import json
+import mmap
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dcmpress import __version__
+from dcmpress.codecs.base import Codec
+from dcmpress.codecs.registry import get_codec
+from dcmpress.storage.blob import DATA, FRAMES, SHELLS, BlobWriter
+from dcmpress.storage.blob_index import BlobIndex, BlobInstance, BlobSegment
+from dcmpress.storage.errors import DamagedError, MissingError
+from dcmpress.storage.grouping import FramePosition, coding_order, group_frames
+from dcmpress.storage.join import InstanceReader
+from dcmpress.storage.position import frame_positions
+from dcmpress.storage.split import PixelFormat, Split, split
+from dcmpress.storage.spool import SpoolEntry
+
+SHELL_CHUNK = 1 << 20
+"""Shells compressed together, in bytes before compression: neighbours in a series are nearly the same."""
+
+LARGEST_SOLID_SHELL = 1 << 17
+"""A shell (or a data set without frames) beyond this gets a section of its own."""
+
+SHELL_LEVEL = 19
+DATA_LEVEL = 12
+"""Zstandard levels: a group's shells are small and worth every byte; whole data sets can be large."""
+
+FALLBACK = "zstd"
+
+_PIECE = 1 << 20
+
+
+@dataclass(frozen=True)
+class CodecChoice:
+    """A codec by name, with parameters, as a rule of the config says."""
+
+    codec: str
+    parameters: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CompressJob:
+    """What one blob is made of."""
+
+    entries: list[SpoolEntry]
+    spool_folder: str
+    staged: str
+    """Path of the file to write; must not exist."""
+    choice: CodecChoice
+    max_chain: int = 16
+    min_correlation: float = 0.5
+    segment_bytes: int = 32 << 20
+
+
+@dataclass
+class CompressResult:
+    """What became of a job."""
+
+    size: int = 0
+    """Of the blob, in bytes."""
+    raw_size: int = 0
+    """Of the data sets in it, in bytes."""
+    order: list[str] = field(default_factory=list)
+    """Spool names in the order of the blob's instances."""
+    damaged: dict[str, str] = field(default_factory=dict)
+    """Spool name -> problem: the spool file is not what was acknowledged; it is not in the blob."""
+    codecs: dict[str, int] = field(default_factory=dict)
+    """Codec -> bytes of frames that it coded, before compression; "zstd" also for what has no frames."""
+    fallbacks: list[str] = field(default_factory=list)
+    """Why a segment was not kept as the chosen codec made it."""
+    seconds: float = 0.0
+    """CPU time of this process."""
+
+
+@dataclass
+class _Source:
+    """One instance of a job. Its bytes stay in its file: a group may have more of them than memory."""
+
+    entry: SpoolEntry
+    path: Path
+    split: Split | None
+    positions: list[FramePosition]
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Return bytes of the data set."""
+        with self.path.open("rb") as file:
+            file.seek(self.entry.offset + start)
+            data = file.read(stop - start)
+        if len(data) != stop - start:
+            raise DamagedError(f"the spool file {self.entry.name} has become shorter")
+        return data
+
+
+def compress(job: CompressJob) -> CompressResult:
+    """Write the blob of a job, decode it again, and compare every instance with what was received.
+
+    The chosen codec may fail in any way that leaves this process alive: its segment, or in the end the
+    whole blob, is then kept by Zstandard.
+
+    Raises
+    ------
+    OSError
+        If the disk is full or fails. The staged file is removed.
+    DamagedError
+        If even the fallback does not verify: the machine cannot be trusted.
+    """
+    started = time.process_time()
+    path = Path(job.staged)
+    try:
+        result = _write(job, path, job.choice)
+        problem = _verify(path, result)
+        if problem:
+            path.unlink()
+            first_try = result
+            result = _write(job, path, CodecChoice(FALLBACK))
+            result.fallbacks = [*first_try.fallbacks, f"{job.choice.codec} did not verify: {problem}"]
+            problem = _verify(path, result)
+            if problem:
+                raise DamagedError(f"the fallback does not verify either: {problem}")
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    result.seconds = time.process_time() - started
+    return result
+
+
+def _write(job: CompressJob, path: Path, choice: CodecChoice) -> CompressResult:
+    result = CompressResult()
+    index = BlobIndex(writer=f"dcmpress {__version__}", created_at=datetime.now(UTC).isoformat())
+    sources = list(_open_all(job, result))
+    sources = [sources[i] for i in coding_order([s.positions[0] for s in sources])]
+    with closing(BlobWriter(path)) as writer:
+        formats = list(dict.fromkeys(s.split.pixel_format for s in sources if s.split))
+        index.pixel_formats = formats
+        for pixel_format in formats:
+            _write_frames(job, choice, sources, pixel_format, writer, index, result)
+        _write_shells(sources, formats, writer, index, result)
+        result.size = writer.finish(index)
+    result.order = [source.entry.name for source in sources]
+    result.raw_size = sum(source.entry.size for source in sources)
+    return result
+
+
+def _open_all(job: CompressJob, result: CompressResult) -> Iterator[_Source]:
+    for arrival, entry in enumerate(job.entries):
+        path = Path(job.spool_folder) / f"{entry.name}.dcm"
+        try:
+            # Read, not mapped: a bad sector is an error here, and would be a signal there.
+            intact = _digest(path, entry.offset) == entry.sha256
+        except FileNotFoundError:
+            result.damaged[entry.name] = "the spool file is missing"
+            continue
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            result.damaged[entry.name] = f"the spool file cannot be read: {error}"
+            continue
+        if not intact:
+            result.damaged[entry.name] = "the spool file does not match its SHA-256"
+            continue
+        if entry.size == 0:
+            yield _Source(entry, path, None, [FramePosition(arrival=arrival)])
+            continue
+        with (
+            path.open("rb") as file,
+            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
+            memoryview(mapped)[entry.offset : entry.offset + entry.size] as data,
+        ):
+            found, _ = split(data, entry.meta.transfer_syntax_uid)
+            positions = frame_positions(data, found.elements, found.n_frames, arrival) if found else []
+        yield _Source(entry, path, found, positions or [FramePosition(arrival=arrival)])
+
+
+def _digest(path: Path, offset: int) -> bytes:
+    with path.open("rb") as file:
+        file.seek(offset)
+        return hashlib.file_digest(file, "sha256").digest()
+
+
+def _write_frames(
+    job: CompressJob,
+    choice: CodecChoice,
+    sources: Sequence[_Source],
+    pixel_format: PixelFormat,
+    writer: BlobWriter,
+    index: BlobIndex,
+    result: CompressResult,
+) -> None:
+    """Write all frames of one pixel format, in segments that a reader can hold."""
+    places = [
+        (i, frame)
+        for i, source in enumerate(sources)
+        if source.split and source.split.pixel_format == pixel_format
+        for frame in range(source.split.n_frames)
+    ]
+    ordered = coding_order([sources[i].positions[frame] for i, frame in places])
+    per_segment = max(1, job.segment_bytes // pixel_format.frame_bytes)
+    # Segments of equal length: a last one of a few frames would carry its tables for nothing.
+    n_segments = -(-len(ordered) // per_segment)
+    for k in range(n_segments):
+        part = ordered[k * len(ordered) // n_segments : (k + 1) * len(ordered) // n_segments]
+        chosen = [places[p] for p in part]
+        frames = np.concatenate([_frame(sources[i], frame) for i, frame in chosen])
+        group = group_frames(frames, max_chain=job.max_chain, min_correlation=job.min_correlation)
+        encoded = _encode(choice, frames, group.references, group.shifts, result)
+        index.segments.append(
+            BlobSegment(
+                section=writer.add(FRAMES, encoded.payload),
+                codec=encoded.codec,
+                parameters=encoded.parameters,
+                format_version=encoded.format_version,
+                frames=chosen,
+                references=group.references,
+                shifts=group.shifts,
+                offsets=encoded.offsets,
+            )
+        )
+        result.codecs[encoded.codec] = result.codecs.get(encoded.codec, 0) + frames.nbytes
+
+
+def _frame(source: _Source, frame: int) -> NDArray[Any]:
+    assert source.split is not None
+    pixel_format = source.split.pixel_format
+    start = source.split.start + frame * pixel_format.frame_bytes
+    return pixel_format.to_frames(source.read(start, start + pixel_format.frame_bytes))
+
+
+@dataclass(frozen=True)
+class _Encoded:
+    """What a codec made of a segment, and what the index says of it."""
+
+    codec: str
+    parameters: dict[str, Any]
+    format_version: int
+    payload: bytes
+    offsets: list[int]
+
+
+def _encode(
+    choice: CodecChoice,
+    frames: NDArray[Any],
+    references: list[int],
+    shifts: list[tuple[int, int]],
+    result: CompressResult,
+) -> _Encoded:
+    """Encode by the chosen codec, or by the fallback where that is smaller or the codec fails."""
+    if choice.codec == FALLBACK:
+        return _encode_by(get_codec(FALLBACK, **choice.parameters), frames)
+    fallback = get_codec(FALLBACK)
+    try:
+        codec = get_codec(choice.codec, **choice.parameters)
+        if frames.dtype.name not in codec.dtypes:
+            result.fallbacks.append(f"{choice.codec} does not take {frames.dtype.name}")
+            return _encode_by(fallback, frames)
+        encoded = _encode_by(codec, frames, references, shifts if any(map(any, shifts)) else None)
+    except Exception as error:  # whatever a codec does, the store goes on
+        result.fallbacks.append(f"{choice.codec} failed: {error!r}")
+        return _encode_by(fallback, frames)
+    # Zstandard wins on very little; trying it on a sample tells where it may.
+    sample = frames[:: max(1, len(frames) // 4)]
+    if len(fallback.encode(sample)) * len(frames) < 1.25 * len(encoded.payload) * len(sample):
+        packed = _encode_by(fallback, frames)
+        if len(packed.payload) <= len(encoded.payload):
+            result.fallbacks.append(f"{choice.codec} was not smaller than {FALLBACK}")
+            return packed
+    return encoded
+
+
+def _encode_by(
+    codec: Codec,
+    frames: NDArray[Any],
+    references: list[int] | None = None,
+    shifts: list[tuple[int, int]] | None = None,
+) -> _Encoded:
+    """Encode, and see to it that everything the codec says of its stream can stand in an index."""
+    payload = codec.encode(frames, references, shifts=shifts)
+    if not isinstance(payload, bytes | bytearray):
+        raise TypeError(f"encode returned {type(payload).__name__}")
+    return _Encoded(
+        codec.codec_id,
+        json.loads(json.dumps(codec.parameters(), allow_nan=False)),
+        int(codec.format_version),
+        bytes(payload),
+        [int(offset) for offset in codec.frame_offsets(payload) or []],
+    )
+
+
+def _write_shells(
+    sources: Sequence[_Source],
+    formats: list[PixelFormat],
+    writer: BlobWriter,
+    index: BlobIndex,
+    result: CompressResult,
+) -> None:
+    """Write what is outside the frames and list the instances; small shells are packed together."""
+    waiting: list[bytes] = []
+    waiting_size = 0
+    listed: dict[int, tuple[int, int]] = {}  # source -> (section, offset)
+    unsettled: list[tuple[int, int]] = []  # (source, offset) in the section to be written next
+
+    def flush() -> None:
+        nonlocal waiting_size
+        if waiting:
+            section = writer.add(SHELLS, b"".join(waiting), level=SHELL_LEVEL)
+            listed.update({i: (section, offset) for i, offset in unsettled})
+            waiting.clear()
+            unsettled.clear()
+            waiting_size = 0
+
+    for i, source in enumerate(sources):
+        if source.split is None:
+            result.codecs[FALLBACK] = result.codecs.get(FALLBACK, 0) + source.entry.size
+        size = _shell_size(source)
+        if size > LARGEST_SOLID_SHELL:
+            pieces = partial(_shell, source)
+            listed[i] = (writer.add_pieces(DATA, pieces, size, level=DATA_LEVEL), 0)
+            continue
+        if waiting_size + size > SHELL_CHUNK:
+            flush()
+        unsettled.append((i, waiting_size))
+        waiting.extend(_shell(source))
+        waiting_size += size
+    flush()
+
+    for i, source in enumerate(sources):
+        section, offset = listed[i]
+        entry = source.entry
+        head = source.split.start if source.split else entry.size
+        index.instances.append(
+            BlobInstance(
+                sop_class_uid=entry.meta.sop_class_uid,
+                sop_instance_uid=entry.meta.sop_instance_uid,
+                transfer_syntax_uid=entry.meta.transfer_syntax_uid,
+                size=entry.size,
+                sha256=entry.sha256.hex(),
+                received_at=entry.received_at.isoformat(),
+                calling_ae=entry.sender.calling_ae,
+                called_ae=entry.sender.called_ae,
+                remote_host=entry.sender.remote_host,
+                section=section,
+                offset=offset,
+                head=head,
+                tail=_shell_size(source) - head,
+                n_frames=source.split.n_frames if source.split else 0,
+                pixel_format=formats.index(source.split.pixel_format) if source.split else -1,
+            )
+        )
+
+
+def _shell_size(source: _Source) -> int:
+    return source.entry.size - (source.split.end - source.split.start if source.split else 0)
+
+
+def _shell(source: _Source) -> Iterator[bytes]:
+    """Yield what is outside the frames, piece by piece."""
+    end = source.entry.size
+    parts = [(0, source.split.start), (source.split.end, end)] if source.split else [(0, end)]
+    for start, stop in parts:
+        for at in range(start, stop, _PIECE):
+            yield source.read(at, min(at + _PIECE, stop))
+
+
+def _verify(path: Path, result: CompressResult) -> str:
+    """Decode every instance from the file as it lies on disk; return what does not hold, or ""."""
+    try:
+        with InstanceReader(path) as reader:
+            if len(reader.blob.index.instances) != len(result.order):
+                return "instances are missing from the index"
+            for number, instance in enumerate(reader.blob.index.instances):
+                digest = hashlib.sha256()
+                size = 0
+                for piece in reader.pieces(number):
+                    digest.update(piece)
+                    size += memoryview(piece).nbytes
+                if size != instance.size or digest.hexdigest() != instance.sha256:
+                    return f"{instance.sop_instance_uid} differs"
+    except (DamagedError, MissingError, MemoryError) as error:
+        return str(error) or repr(error)
+    return ""

@@ -1,0 +1,95 @@
+"""The attributes that the catalog wants, read from the leading elements of an encoded data set.
+
+Runs before the acknowledgement, so it looks at the first elements only, skips what nobody asked for, and
+never fails a store: what cannot be read is reported, and the rest is indexed all the same.
+"""
+
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from dcmpress.storage.catalog.attributes import Attribute
+from dcmpress.storage.charset import CharacterSet
+from dcmpress.storage.elements import (
+    DEFLATED_SYNTAXES,
+    Buffer,
+    Element,
+    Encoding,
+    encoding_of,
+    inflate,
+    iterate,
+)
+from dcmpress.storage.errors import MalformedError
+
+SPECIFIC_CHARACTER_SET = 0x00080005
+SOP_CLASS_UID = 0x00080016
+SOP_INSTANCE_UID = 0x00080018
+_ALWAYS = frozenset({SPECIFIC_CHARACTER_SET, SOP_CLASS_UID, SOP_INSTANCE_UID})
+
+INFLATED_LIMIT = 1 << 20
+"""Bytes of a deflated data set that are inflated to look for attributes."""
+
+_CHARSET_VRS = frozenset({"PN", "LO", "SH", "LT", "ST", "UT", "UC"})
+_BINARY = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "FL": "f", "FD": "d"}
+_LONGEST_CHARSET = 256
+_LONGEST_VALUE = 4096
+"""Bytes of a value that the catalog has any use for."""
+
+
+@dataclass
+class Leading:
+    """What the leading elements say."""
+
+    attributes: dict[str, str] = field(default_factory=dict)
+    """Keyword -> decoded text, values joined by a backslash; absent and empty ones are missing."""
+    sop_class_uid: str = ""
+    sop_instance_uid: str = ""
+    problem: str = ""
+    """Why reading stopped before the last wanted element, or "" if it did not."""
+
+
+def read_leading(data: Buffer, transfer_syntax_uid: str, wanted: Mapping[int, Attribute]) -> Leading:
+    """Read the `wanted` attributes (by tag) from the first bytes of an encoded data set.
+
+    `data` may be the beginning only: elements that it does not hold whole are a `problem`, not an error.
+    """
+    leading = Leading()
+    values: dict[int, tuple[Element, bytes]] = {}
+    encoding = encoding_of(transfer_syntax_uid)
+    try:
+        if transfer_syntax_uid in DEFLATED_SYNTAXES:
+            data = inflate(data, INFLATED_LIMIT)
+        for element in iterate(data, encoding, until=max(wanted)):
+            tag, size = element.tag, element.end - element.value
+            if tag in _ALWAYS or (tag in wanted and size <= _LONGEST_VALUE):
+                raw = bytes(data[element.value : element.value + min(size, _LONGEST_VALUE)])
+                values.setdefault(tag, (element, raw))
+    except MalformedError as error:
+        leading.problem = str(error)
+
+    charset = CharacterSet(_text(values, SPECIFIC_CHARACTER_SET)[:_LONGEST_CHARSET])
+    leading.sop_class_uid = _text(values, SOP_CLASS_UID)
+    leading.sop_instance_uid = _text(values, SOP_INSTANCE_UID)
+    for tag, (element, raw) in values.items():
+        if tag in wanted and not element.undefined_length:
+            text = _decode(raw, wanted[tag].vr, charset, encoding)
+            if text:
+                leading.attributes[wanted[tag].keyword] = text
+    return leading
+
+
+def _text(values: Mapping[int, tuple[Element, bytes]], tag: int) -> str:
+    if tag not in values:
+        return ""
+    return values[tag][1].decode("ascii", "replace").replace("\ufffd", "?").strip(" \0")
+
+
+def _decode(raw: bytes, vr: str, charset: CharacterSet, encoding: Encoding) -> str:
+    if vr in _BINARY:
+        code = ("<" if encoding.little_endian else ">") + _BINARY[vr]
+        size = struct.calcsize(code)
+        numbers = (struct.unpack_from(code, raw, at)[0] for at in range(0, len(raw) - size + 1, size))
+        return "\\".join(str(number) for number in numbers)
+    if vr in _CHARSET_VRS:
+        return charset.decode(raw, name=vr == "PN").strip(" \0")
+    return raw.decode("latin-1").strip(" \0")

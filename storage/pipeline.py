@@ -1,0 +1,449 @@
+"""From the spool into blobs, behind the acknowledgement: which series is ready, who compresses it, and the
+order of steps in which no power cut can take anything.
+
+The work itself, `compress`, runs in other processes of low priority: a codec that crashes takes only its
+own process along, and associations always come first.
+"""
+
+import fcntl
+import threading
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from fnmatch import fnmatchcase
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import structlog
+
+from dcmpress.codecs.registry import get_codec
+from dcmpress.codecs.warm import warm_all
+from dcmpress.storage.archive import Archive
+from dcmpress.storage.catalog.settling import BlobFacts, SpooledInstance, SpooledSeries, requested_codec
+from dcmpress.storage.compress import FALLBACK, CodecChoice, CompressJob, CompressResult, compress
+from dcmpress.storage.errors import DamagedError, MissingError
+from dcmpress.storage.preview import PREVIEW_AE, write_preview
+from dcmpress.storage.spool import SpoolEntry
+from dcmpress.storage.workers import end_at_once, worker_pool
+
+logger: Any = structlog.get_logger("dcmpress.pipeline")
+
+_BACK_OFF = (5.0, 30.0, 120.0, 600.0)
+"""Seconds until a series that failed is tried again."""
+
+_PATIENCE = 2
+"""Failures of a series after which its instances are taken one by one."""
+
+
+@dataclass(frozen=True)
+class CompressionRule:
+    """Which codec compresses what; the first rule that matches counts."""
+
+    choice: CodecChoice
+    match: Mapping[str, str] = field(default_factory=dict)
+    """Attribute -> pattern (* and ? as in a shell, several separated by a backslash); empty: everything."""
+
+    def matches(self, attributes: Mapping[str, str]) -> bool:
+        """Tell whether every pattern fits."""
+        return all(
+            any(fnmatchcase(attributes.get(name, ""), p) for p in pattern.split("\\"))
+            for name, pattern in self.match.items()
+        )
+
+
+RULE_ATTRIBUTES = ("Modality", "Manufacturer", "CallingAETitle", "SOPClassUID", "TransferSyntaxUID")
+"""What a rule can match on."""
+
+
+@dataclass(frozen=True)
+class PipelineSettings:
+    """Settings of the pipeline."""
+
+    settle_seconds: float = 10.0
+    """A series that received nothing for so long is compressed."""
+    group_bytes: int = 256 << 20
+    """Data sets of one blob, in bytes; a series that has so many waiting is not waited for."""
+    group_instances: int = 4096
+    workers: int = 1
+    max_chain: int = 16
+    min_correlation: float = 0.5
+    segment_bytes: int = 16 << 20
+    rules: tuple[CompressionRule, ...] = ()
+    previews: tuple[CompressionRule, ...] = ()
+    """Lossy codecs, by name: what matches gets a derived preview beside the original."""
+
+
+@dataclass
+class Counters:
+    """What the pipeline has done since it started."""
+
+    groups: int = 0
+    instances: int = 0
+    raw_bytes: int = 0
+    blob_bytes: int = 0
+    previews: int = 0
+    fallbacks: int = 0
+    failures: int = 0
+    cpu_seconds: float = 0.0
+
+
+@dataclass
+class _Group:
+    """Instances that become one blob."""
+
+    series_pk: int
+    instances: list[SpooledInstance]
+    choice: CodecChoice
+    preview: CodecChoice | None = None
+    blob_pk: int = 0
+    blob_name: str = ""
+    crashed: bool = False
+
+
+class Pipeline:
+    """Compresses what lies in the spool of one archive. One at a time works on an archive (`exclusive`)."""
+
+    def __init__(self, archive: Archive, settings: PipelineSettings) -> None:
+        self.archive = archive
+        self.settings = settings
+        self.counters = Counters()
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._pool: ProcessPoolExecutor | None = None
+        self._in_flight: dict[Future[CompressResult], _Group] = {}
+        self._suspects: list[_Group] = []  # one of them killed a worker: each is tried again alone
+        self._previews: dict[Future[SpoolEntry], str] = {}  # being derived, with the original's UID
+        self._failed: dict[int, tuple[int, float]] = {}  # series -> (failures, not before)
+
+    # Running
+
+    def start(self) -> None:
+        """Compress from now on, in a thread of its own, until `stop`."""
+        self._thread = threading.Thread(target=self._run, name="pipeline", daemon=True)
+        self._thread.start()
+
+    def _warm(self) -> None:
+        """Let a worker compile the kernels, then load them here, where retrievals decode."""
+        choices = [(rule.choice.codec, rule.choice.parameters) for rule in self.settings.rules]
+        warmed = self._workers().submit(warm_all, choices)
+
+        def load(done: Future[None]) -> None:
+            if done.cancelled() or self._stopping.is_set():
+                return
+            if done.exception() is not None:
+                logger.error("a codec fails its self-test", problem=repr(done.exception()))
+                return
+            threading.Thread(target=warm_all, args=(choices,), name="warm", daemon=True).start()
+
+        warmed.add_done_callback(load)
+
+    def _workers(self) -> ProcessPoolExecutor:
+        if self._pool is None:
+            self._pool = worker_pool(self.settings.workers)
+        return self._pool
+
+    def stop(self) -> None:
+        """End. What is being compressed is given up; it is still in the spool."""
+        self._stopping.set()
+        if self._thread is not None:
+            self._thread.join()
+        self._abandon_all()
+
+    def drain(self, progress: Callable[[Counters], None] = lambda _: None) -> Counters:
+        """Compress everything that is in the spool now, waiting for nothing; return what was done.
+
+        What failed once is not tried again.
+        """
+        try:
+            while True:
+                tried = self._submit_ready(quiet_since=None)
+                if self._in_flight:
+                    self._collect(timeout=1.0)
+                elif self._previews:
+                    self._enter_previews(timeout=1.0)
+                elif not tried:
+                    return self.counters
+                progress(self.counters)
+        finally:
+            self._abandon_all()
+
+    def _run(self) -> None:
+        self._warm()
+        while not self._stopping.is_set():
+            try:
+                quiet_since = datetime.now(UTC) - timedelta(seconds=self.settings.settle_seconds)
+                self._submit_ready(quiet_since)
+                self._enter_previews(timeout=0)
+                if self._in_flight:
+                    self._collect(timeout=1.0)
+                else:
+                    self._stopping.wait(min(2.5, max(0.1, self.settings.settle_seconds / 4)))
+            except Exception:
+                logger.exception("pipeline failed; trying again")
+                self.counters.failures += 1
+                self._abandon_all()
+                self._stopping.wait(_BACK_OFF[0])
+
+    # Choosing
+
+    def _submit_ready(self, quiet_since: datetime | None) -> int:
+        """Hand ready groups to the workers, at most one more than there are workers; return how many."""
+        room = self.settings.workers + 1 - len(self._in_flight)
+        submitted = 0
+        if room <= 0 or self._stopping.is_set():
+            return 0
+        if self._suspects:
+            if self._in_flight:
+                return 0
+            self._submit(self._suspects.pop(0))
+            return 1
+        busy = {group.series_pk for group in self._in_flight.values()}
+        for series in self.archive.catalog.settling.spooled_series():
+            failures, not_before = self._failed.get(series.series_pk, (0, 0.0))
+            if series.series_pk in busy or monotonic() < not_before or (quiet_since is None and failures):
+                continue
+            quiet = quiet_since is None or series.newest <= quiet_since
+            for group in self._groups(series, whole=quiet, one_by_one=failures >= _PATIENCE):
+                self._submit(group)
+                submitted += 1
+                if submitted >= room:
+                    return submitted
+        return submitted
+
+    def _groups(self, series: SpooledSeries, *, whole: bool, one_by_one: bool) -> Iterator[_Group]:
+        """Yield the groups of a series that are ready: all of it, or only full ones.
+
+        `one_by_one`, by Zstandard, is for a series that has failed: one instance that cannot be compressed
+        must not keep its neighbours in the spool.
+        """
+        limit, most = self.settings.group_bytes, 1 if one_by_one else self.settings.group_instances
+        if not whole and series.size < limit and series.n_instances < most:
+            return
+        by_choice: dict[str, tuple[CodecChoice, CodecChoice | None, list[SpooledInstance]]] = {}
+        for instance in self.archive.catalog.settling.spooled_in(series.series_pk):
+            attributes = _attributes(series, instance)
+            choice = _first_match(self.settings.rules, attributes)
+            if one_by_one or choice is None:
+                choice = CodecChoice(FALLBACK)
+            derived = instance.calling_ae == PREVIEW_AE  # a preview gets no preview
+            preview = None if derived else _first_match(self.settings.previews, attributes)
+            by_choice.setdefault(repr((choice, preview)), (choice, preview, []))[2].append(instance)
+        for choice, preview, instances in by_choice.values():
+            part: list[SpooledInstance] = []
+            size = 0
+            for instance in instances:
+                if part and (size + instance.size > limit or len(part) >= most):
+                    yield _Group(series.series_pk, part, choice, preview)
+                    part, size = [], 0
+                part.append(instance)
+                size += instance.size
+            if part and whole:
+                yield _Group(series.series_pk, part, choice, preview)
+
+    # Compressing
+
+    def _submit(self, group: _Group) -> None:
+        entries = []
+        for instance in list(group.instances):
+            try:
+                entries.append(self.archive.spool.entry(instance.spool_name))
+            except (DamagedError, MissingError) as error:
+                group.instances.remove(instance)
+                self._mark_damaged(instance, str(error))
+        if not entries:
+            return
+        group.blob_name = uuid.uuid4().hex
+        group.blob_pk = self.archive.catalog.settling.begin_blob(group.blob_name)
+        job = CompressJob(
+            entries=entries,
+            spool_folder=str(self.archive.spool.folder),
+            staged=str(self.archive.blobs.staged(group.blob_name)),
+            choice=CodecChoice(FALLBACK) if group.crashed else group.choice,
+            max_chain=self.settings.max_chain,
+            min_correlation=self.settings.min_correlation,
+            segment_bytes=self.settings.segment_bytes,
+        )
+        try:
+            self._in_flight[self._workers().submit(compress, job)] = group
+        except BrokenProcessPool:  # a worker died just now; those in flight are about to tell
+            self._forget(group)
+            if not self._in_flight:
+                self._pool = None
+
+    def _collect(self, timeout: float) -> None:
+        done, _ = wait(self._in_flight, timeout, FIRST_COMPLETED)
+        # What is done is settled before the end of a worker gives up what is not.
+        for future in sorted(done, key=lambda future: future.exception() is not None):
+            group = self._in_flight.pop(future, None)
+            if group is None:
+                continue
+            try:
+                self._settle(group, future.result())
+                self._failed.pop(group.series_pk, None)
+            except BrokenProcessPool:
+                self._after_crash(group)
+            except Exception as error:
+                self._forget(group)
+                self._count_failure(group, repr(error))
+
+    def _after_crash(self, first: _Group) -> None:
+        """A worker died: find out whose group killed it, and compress that one by Zstandard."""
+        groups = [first, *self._in_flight.values()]
+        self._in_flight.clear()
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+            self._pool = None
+        for group in groups:
+            self._forget(group)
+        if len(groups) > 1:
+            self._suspects += groups
+        elif first.crashed:
+            self._count_failure(first, "the worker process died twice")
+        else:
+            logger.error("worker died", codec=first.choice.codec, instances=len(first.instances))
+            self.counters.fallbacks += 1
+            first.crashed = True
+            self._submit(first)
+
+    def _settle(self, group: _Group, result: CompressResult) -> None:
+        """Let a verified blob count: file in place, one durable transaction, then the spool copies go."""
+        settling = self.archive.catalog.settling
+        by_name = {instance.spool_name: instance for instance in group.instances}
+        for name, problem in result.damaged.items():
+            self._mark_damaged(by_name[name], problem)
+        if not result.order:
+            self._forget(group)
+            return
+        self.archive.blobs.put(group.blob_name)
+        codec_id = max(result.codecs, key=lambda c: result.codecs[c], default=FALLBACK)
+        chosen = codec_id == group.choice.codec and not group.crashed
+        parameters = dict(group.choice.parameters) if chosen else {}
+        facts = BlobFacts(
+            size=result.size,
+            raw_size=result.raw_size,
+            n_instances=len(result.order),
+            codec=codec_id,
+            format_version=get_codec(codec_id, **parameters).format_version,
+            parameters=parameters,
+            requested=requested_codec(group.choice.codec, group.choice.parameters),
+            fallback="the worker process died" if group.crashed else next(iter(result.fallbacks), None),
+        )
+        placements = [(by_name[name].instance_pk, k) for k, name in enumerate(result.order)]
+        freed = settling.settle(group.blob_pk, facts, placements)
+        # From here on the blob is the only copy: nothing that fails now may reach `_forget`.
+        try:
+            for name in freed:
+                self.archive.spool.remove(name)
+            self._report(group, result, codec_id)
+            self._derive_previews(group, len(result.order))
+        except Exception:
+            logger.exception("spool files left behind; the next start removes them", blob=group.blob_name)
+
+    def _derive_previews(self, group: _Group, n_instances: int) -> None:
+        if group.preview is None:
+            return
+        blob, spool = str(self.archive.blobs.path(group.blob_name)), self.archive.spool
+        for number in range(n_instances):
+            future = self._workers().submit(
+                write_preview, blob, number, group.preview, str(spool.folder), spool.reserve
+            )
+            self._previews[future] = f"{group.blob_name} {number}"
+
+    def _enter_previews(self, timeout: float) -> None:
+        """Enter the previews that workers have derived; one that cannot be is reported and left out."""
+        done, _ = wait(self._previews, timeout, FIRST_COMPLETED)
+        for future in done:
+            original = self._previews.pop(future)
+            try:
+                self.archive.enter(future.result())
+                self.counters.previews += 1
+            except Exception as error:
+                logger.warning("no preview", original=original, problem=str(error) or repr(error))
+
+    def _mark_damaged(self, instance: SpooledInstance, problem: str) -> None:
+        """Note that a spool file is damaged, unless the instance has another one or is gone by now."""
+        versions = self.archive.catalog.versions(instance.sop_instance_uid)
+        if all(version.spool_name != instance.spool_name for version in versions):
+            return
+        self.archive.catalog.settling.mark_damaged([instance.instance_pk], problem)
+        logger.error("spool file damaged", sop_instance=instance.sop_instance_uid, problem=problem)
+
+    def _report(self, group: _Group, result: CompressResult, codec_id: str) -> None:
+        counters = self.counters
+        counters.groups += 1
+        counters.instances += len(result.order)
+        counters.raw_bytes += result.raw_size
+        counters.blob_bytes += result.size
+        counters.fallbacks += len(result.fallbacks)
+        counters.cpu_seconds += result.seconds
+        for fallback in result.fallbacks:
+            logger.warning("codec not used", reason=fallback, blob=group.blob_name)
+        logger.info(
+            "compressed",
+            blob=group.blob_name,
+            instances=len(result.order),
+            codec=codec_id,
+            raw_bytes=result.raw_size,
+            bytes=result.size,
+            ratio=round(result.raw_size / max(1, result.size), 2),
+            cpu_seconds=round(result.seconds, 2),
+        )
+
+    def _count_failure(self, group: _Group, problem: str) -> None:
+        failures = self._failed.get(group.series_pk, (0, 0.0))[0] + 1
+        pause = _BACK_OFF[min(failures, len(_BACK_OFF)) - 1]
+        self._failed[group.series_pk] = (failures, monotonic() + pause)
+        self.counters.failures += 1
+        logger.error("group not compressed", instances=len(group.instances), problem=problem, retry_in=pause)
+
+    def _forget(self, group: _Group) -> None:
+        """Give up a blob. What cannot be tidied now stays for `Archive.recover`; nothing is raised."""
+        try:
+            # A commit whose answer got lost has happened all the same: such a blob stays.
+            if not self.archive.catalog.in_blob(group.blob_name):
+                self.archive.blobs.remove(group.blob_name)
+                self.archive.catalog.settling.abandon_blob(group.blob_pk)
+        except Exception:
+            logger.exception("an unfinished blob is left behind", blob=group.blob_name)
+
+    def _abandon_all(self) -> None:
+        if self._pool is not None:
+            end_at_once(self._pool)
+            self._pool = None
+        for group in self._in_flight.values():
+            self._forget(group)
+        self._in_flight.clear()
+        self._previews.clear()
+        self._suspects.clear()
+
+
+def _attributes(series: SpooledSeries, instance: SpooledInstance) -> dict[str, str]:
+    """Return what a rule can match on; see RULE_ATTRIBUTES."""
+    return {
+        "Modality": series.modality,
+        "Manufacturer": series.manufacturer,
+        "CallingAETitle": instance.calling_ae,
+        "SOPClassUID": instance.sop_class_uid,
+        "TransferSyntaxUID": instance.transfer_syntax_uid,
+    }
+
+
+def _first_match(rules: tuple[CompressionRule, ...], attributes: Mapping[str, str]) -> CodecChoice | None:
+    return next((rule.choice for rule in rules if rule.matches(attributes)), None)
+
+
+@contextmanager
+def exclusive(root: Path, name: str = "pipeline.lock") -> Iterator[bool]:
+    """Hold a right on the archive under `root`, by default to compress its spool; yields whether one has it."""
+    with (root / name).open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True

@@ -1,0 +1,192 @@
+"""What lies in blobs, compressed again by another codec; for what is kept for decades.
+
+Each group is a step of its own that can be repeated: decode and confirm what the old blobs hold, compress it
+into a new blob, verify that by decoding it, move the instances there in one durable transaction, and only
+then remove old blobs in which nothing lies any more. An interruption at any point leaves the old blobs, or
+the new one, in force.
+"""
+
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from dcmpress.codecs.registry import get_codec
+from dcmpress.storage.archive import Archive
+from dcmpress.storage.catalog.search import Located
+from dcmpress.storage.catalog.settling import BlobFacts, StoredSeries, requested_codec
+from dcmpress.storage.compress import CodecChoice, CompressJob, CompressResult, compress
+from dcmpress.storage.errors import StorageError
+from dcmpress.storage.part10 import FileMeta
+from dcmpress.storage.pipeline import PipelineSettings
+from dcmpress.storage.retrieve import Failed
+from dcmpress.storage.spool import Sender, Spool, SpoolEntry
+
+
+@dataclass(frozen=True)
+class Recompressed:
+    """One group, compressed again."""
+
+    instances: int
+    raw_bytes: int
+    old_bytes: int
+    """Bytes that the group's blobs took before, by the share of the group in them."""
+    new_bytes: int
+    """Bytes that it takes now; `old_bytes` if the old blobs stay because they are not larger."""
+    problem: str = ""
+
+
+def recompress_series(
+    archive: Archive,
+    series: StoredSeries,
+    choice: CodecChoice,
+    before: datetime,
+    limits: PipelineSettings,
+    workers: Executor,
+    go_on: Callable[[], bool] = lambda: True,
+) -> Iterator[Recompressed]:
+    """Compress the instances of a series by another codec; yield each group when it is done.
+
+    `go_on` is asked before each group: when it says no, what is left is left for later.
+    """
+    requested = requested_codec(choice.codec, choice.parameters)
+    names = archive.catalog.settling.blobs_of(series.series_pk, requested, before)
+    located = [item for name in names for item in archive.catalog.in_blob(name) if not item.damaged]
+    for group in _groups(located, limits):
+        if not go_on():
+            return
+        try:
+            yield _recompress_group(archive, group, choice, requested, limits, workers)
+        except (StorageError, OSError) as error:
+            yield Recompressed(len(group), sum(item.size for item in group), 0, 0, str(error))
+
+
+def _groups(located: list[Located], limits: PipelineSettings) -> Iterator[list[Located]]:
+    """Whole old blobs together, as many as fit: a blob's neighbours stay neighbours."""
+    group: list[Located] = []
+    size = 0
+    for item in located:
+        full = size + item.size > limits.group_bytes or len(group) >= limits.group_instances
+        if group and full:
+            yield group
+            group, size = [], 0
+        group.append(item)
+        size += item.size
+    if group:
+        yield group
+
+
+def _recompress_group(
+    archive: Archive,
+    group: list[Located],
+    choice: CodecChoice,
+    requested: str,
+    limits: PipelineSettings,
+    workers: Executor,
+) -> Recompressed:
+    settling = archive.catalog.settling
+    scratch = archive.settings.root / "tmp" / f"recompress-{uuid.uuid4().hex}"
+    name = uuid.uuid4().hex
+    old_names = sorted({item.blob_name for item in group if item.blob_name})
+    raw = sum(item.size for item in group)
+    old = sum(_share(archive, old_name, group) for old_name in old_names)
+    blob_pk = settling.begin_blob(name)
+    try:
+        entries = list(_unpack(archive, group, Spool(scratch, durable=False)))
+        job = CompressJob(
+            entries=entries,
+            spool_folder=str(scratch),
+            staged=str(archive.blobs.staged(name)),
+            choice=choice,
+            max_chain=limits.max_chain,
+            min_correlation=limits.min_correlation,
+            segment_bytes=limits.segment_bytes,
+        )
+        result: CompressResult = workers.submit(compress, job).result()
+        if result.damaged:
+            raise StorageError(f"scratch files are damaged: {next(iter(result.damaged.values()))}")
+        if result.size >= old:
+            settling.abandon_blob(blob_pk)
+            archive.blobs.remove(name)
+            settling.note_requested(old_names, requested)
+            return Recompressed(len(group), raw, old, old)
+        _settle(archive, blob_pk, name, group, entries, result, choice, requested)
+    except BaseException:
+        if (blob_pk, name) in settling.blobs_being_written():
+            archive.blobs.remove(name)
+            settling.abandon_blob(blob_pk)
+        raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    remove_unreferenced(archive)
+    return Recompressed(len(group), raw, old, result.size)
+
+
+def _settle(
+    archive: Archive,
+    blob_pk: int,
+    name: str,
+    group: list[Located],
+    entries: list[SpoolEntry],
+    result: CompressResult,
+    choice: CodecChoice,
+    requested: str,
+) -> None:
+    archive.blobs.put(name)
+    codec_id = max(result.codecs, key=lambda codec: result.codecs[codec])
+    parameters = dict(choice.parameters) if codec_id == choice.codec else {}
+    facts = BlobFacts(
+        size=result.size,
+        raw_size=result.raw_size,
+        n_instances=len(result.order),
+        codec=codec_id,
+        format_version=get_codec(codec_id, **parameters).format_version,
+        parameters=parameters,
+        requested=requested,
+        fallback=next(iter(result.fallbacks), None),
+    )
+    of_entry = {entry.name: item.instance_pk for entry, item in zip(entries, group, strict=True)}
+    archive.catalog.settling.settle(
+        blob_pk, facts, [(of_entry[entry], place) for place, entry in enumerate(result.order)]
+    )
+
+
+def _unpack(archive: Archive, group: list[Located], scratch: Spool) -> Iterator[SpoolEntry]:
+    """Write the instances of a group, decoded and confirmed, as spool files; in the group's order."""
+    for found in archive.retrieve(group, lambda item: item.transfer_syntax_uid):
+        if isinstance(found, Failed):
+            raise found.error
+        item = found.located
+        meta = FileMeta(item.sop_class_uid, item.sop_instance_uid, item.transfer_syntax_uid)
+        writer = scratch.begin(meta, Sender(item.calling_ae, item.called_ae, item.remote_host))
+        try:
+            for piece in found.pieces():
+                writer.write(piece)
+            entry = writer.finish(item.received_at)
+        except BaseException:
+            writer.abandon()
+            raise
+        if entry.sha256 != item.sha256:
+            raise StorageError(f"{item.sop_instance_uid} changed on its way to the scratch folder")
+        yield entry
+
+
+def _share(archive: Archive, blob_name: str, group: list[Located]) -> int:
+    """Return the bytes of a blob that a group accounts for."""
+    whole = archive.catalog.in_blob(blob_name)
+    total = sum(item.size for item in whole)
+    ours = sum(item.size for item in group if item.blob_name == blob_name)
+    size = Path(archive.blobs.path(blob_name)).stat().st_size
+    return round(size * ours / total) if total else 0
+
+
+def remove_unreferenced(archive: Archive) -> int:
+    """Remove blobs in which no instance lies any more; return how many."""
+    unreferenced = archive.catalog.settling.unreferenced_blobs()
+    for blob_pk, name in unreferenced:
+        archive.catalog.settling.forget_blob(blob_pk)
+        archive.blobs.remove(name)
+    return len(unreferenced)

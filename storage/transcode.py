@@ -1,0 +1,129 @@
+"""A stored data set in a transfer syntax that the receiver accepts.
+
+The exact bytes go out whenever their own transfer syntax is accepted. Otherwise the data set is parsed and
+written by pydicom as explicit or implicit VR little endian, decompressed first where need be. Samples never
+change: a lossy original stays what it is.
+"""
+
+import warnings
+from collections.abc import Sequence
+from io import BytesIO
+
+import numpy as np
+from pydicom import config as pydicom_config
+from pydicom.dataset import Dataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.filereader import read_dataset
+from pydicom.filewriter import write_dataset
+from pydicom.uid import UID
+
+from dcmpress.storage.decompress import decompress
+from dcmpress.storage.elements import (
+    DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
+    DEFLATED_SYNTAXES,
+    EXPLICIT_VR_LITTLE_ENDIAN,
+    IMPLICIT_VR_LITTLE_ENDIAN,
+    PIXEL_DATA,
+    Encoding,
+    encoding_of,
+    inflate,
+    iterate,
+)
+from dcmpress.storage.errors import ConversionError, MalformedError
+
+# What was received is given out as it is: values that break the standard are the sender's to mend.
+pydicom_config.settings.reading_validation_mode = pydicom_config.IGNORE
+pydicom_config.settings.writing_validation_mode = pydicom_config.IGNORE
+warnings.filterwarnings("ignore", module=r"pydicom\.")
+
+TARGETS = (EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN)
+"""Transfer syntaxes that any readable data set can be given out in, in order of preference."""
+
+LARGEST_INFLATED = 1 << 31
+
+_WORD_BYTES = {"OW": 2, "OF": 4, "OL": 4, "OD": 8, "OV": 8}
+"""Bytes of a word in the values whose byte order is that of the transfer syntax (PS3.5 section 7.3)."""
+
+
+def choose(stored: str, accepted: Sequence[str]) -> str | None:
+    """Return the transfer syntax to send a data set in, or None if none of those accepted will do."""
+    if stored in accepted:
+        return stored
+    return next((target for target in TARGETS if target in accepted), None)
+
+
+def convert(data: bytes, stored: str, target: str) -> bytes:
+    """Return the data set `data`, encoded in the transfer syntax `stored`, encoded in `target`.
+
+    Raises
+    ------
+    ConversionError
+        If it cannot be read, or its pixel data cannot be decoded.
+    """
+    if target == stored:
+        return data
+    if target not in TARGETS:
+        raise ConversionError(f"no conversion to {target}")
+    try:
+        return _convert(data, stored, target)
+    except ConversionError:
+        raise
+    except MalformedError as error:
+        raise ConversionError(f"it cannot be read: {error}") from error
+    except Exception as error:  # pydicom and its decoders raise whatever the data provokes
+        raise ConversionError(f"cannot convert from {UID(stored).name}: {error}") from error
+
+
+def _convert(data: bytes, stored: str, target: str) -> bytes:
+    if stored == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:
+        data, stored = inflate(data, LARGEST_INFLATED, whole=True), EXPLICIT_VR_LITTLE_ENDIAN
+    elif stored in DEFLATED_SYNTAXES:
+        raise ConversionError(f"no conversion from {UID(stored).name}")
+    encoding = encoding_of(stored)
+    rest, fragments = _without_fragments(data, encoding)
+    if target == stored:
+        return data
+    data_set = Dataset(read_dataset(BytesIO(rest), not encoding.explicit, encoding.little_endian))
+    data_set.set_original_encoding(not encoding.explicit, encoding.little_endian)
+    if not encoding.little_endian:
+        _swap_words(data_set)
+    if fragments is not None:
+        data_set.add_new(PIXEL_DATA, "OB", fragments)
+        decompress(data_set, stored)
+    return encode(data_set, target)
+
+
+def encode(data_set: Dataset, target: str) -> bytes:
+    """Return pydicom's data set encoded in one of TARGETS; its pixel data must be little endian."""
+    out = DicomBytesIO()
+    out.is_little_endian = True
+    out.is_implicit_VR = target == IMPLICIT_VR_LITTLE_ENDIAN
+    write_dataset(out, data_set)
+    return out.getvalue()
+
+
+def _without_fragments(data: bytes, encoding: Encoding) -> tuple[bytes, bytes | None]:
+    """Return a data set without its encapsulated pixel data, and the items of that, or None.
+
+    pydicom ends the value at the first bytes that look like a delimiter, even inside a compressed frame.
+    """
+    found = None
+    for element in iterate(data, encoding):  # to the end: pydicom leaves away what it cannot read there
+        if element.tag == PIXEL_DATA and element.undefined_length:
+            found = element
+    if found is None:
+        return data, None
+    return data[: found.start] + data[found.end :], data[found.value : found.end - 8]
+
+
+def _swap_words(data_set: Dataset) -> None:
+    """Turn values that are strings of words from big to little endian, those in sequences included."""
+    for element in data_set.iterall():
+        size = _WORD_BYTES.get(element.VR, 1)
+        if element.tag == PIXEL_DATA and data_set.BitsAllocated > 8:
+            size = data_set.BitsAllocated // 8  # a sample is a word, whatever the VR
+        if size > 1 and isinstance(element.value, bytes):
+            words = np.frombuffer(element.value, np.uint8)
+            whole = len(words) // size * size
+            swapped = words[:whole].reshape(-1, size)[:, ::-1].tobytes()
+            element.value = swapped + element.value[whole:]

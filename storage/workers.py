@@ -1,0 +1,35 @@
+"""Processes that do the codecs' work: of low priority, and never outliving the node that began them."""
+
+import os
+import signal
+import threading
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from time import sleep
+
+
+def worker_pool(workers: int, nice: int = 10) -> ProcessPoolExecutor:
+    """Return a pool of processes that give way to associations (`nice`: 19 gives way to everything)."""
+    return ProcessPoolExecutor(
+        workers, mp_context=get_context("spawn"), initializer=_begin, initargs=(os.getpid(), nice)
+    )
+
+
+def end_at_once(pool: ProcessPoolExecutor) -> None:
+    """End a pool without waiting for what its processes are at."""
+    for process in list((pool._processes or {}).values()):
+        process.kill()
+    pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _begin(node: int, nice: int) -> None:
+    os.nice(nice)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # a signal to the whole process group is for the node to answer
+    threading.Thread(target=_end_with, args=(node,), daemon=True).start()
+
+
+def _end_with(node: int) -> None:
+    while os.getppid() == node:
+        sleep(0.5)
+    os._exit(1)

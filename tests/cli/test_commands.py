@@ -1,0 +1,254 @@
+"""The commands, used as an admin uses them, on real files."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.corpus_files import data_set, part10_files, series_files
+from tests.nodes import Node, dcmtk, send_unchanged
+
+
+@pytest.fixture(scope="module")
+def offline(tmp_path_factory: pytest.TempPathFactory) -> Node:
+    """A node's folder with a few series imported; the node does not run."""
+    node = Node(tmp_path_factory.mktemp("offline"))
+    for group in ("MR-GE-fMRI", "CT-LIDC0314-thin"):
+        folder = series_files(group)[0].parent
+        node.command("import", folder)
+    return node
+
+
+def imported_files() -> list[Path]:
+    return [
+        path
+        for group in ("MR-GE-fMRI", "CT-LIDC0314-thin")
+        for path in series_files(group)
+        if path.is_relative_to(series_files(group)[0].parent)
+    ]
+
+
+def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "dcmpress", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def blobs(node: Node) -> list[Path]:
+    return sorted((node.data / "blobs").glob("??/*.dcmb"))
+
+
+def test_help_explains_every_command() -> None:
+    shown = run("--help").stdout
+    for command in [
+        "serve",
+        "stats",
+        "import",
+        "export",
+        "extract",
+        "verify",
+        "inspect",
+        "rebuild",
+        "estimate",
+        "echo",
+        "config",
+        "version",
+    ]:
+        assert command in shown
+        assert run(command, "--help").returncode == 0
+
+
+def test_import_compresses_and_a_second_import_stores_nothing_new(offline: Node) -> None:
+    before = offline.stats()
+    assert before["instances"] == len(imported_files())
+    assert before["spool"]["instances"] == 0
+    assert before["stored_bytes"] < before["raw_bytes"] / 2
+    files = list(blobs(offline))
+    again = offline.command("import", series_files("MR-GE-fMRI")[0].parent)
+    assert "duplicate" in again.stdout
+    assert offline.stats() == before
+    assert blobs(offline) == files
+
+
+def test_stats_shows_a_table(offline: Node) -> None:
+    shown = offline.command("stats").stdout
+    for word in ("instances", "raw", "stored", "ratio", "MR", "CT", "interframe"):
+        assert word in shown
+
+
+def test_import_of_something_else_is_passed_over(tmp_path: Path) -> None:
+    node = Node(tmp_path / "node")
+    junk = tmp_path / "junk"
+    junk.mkdir()
+    (junk / "notes.txt").write_text("not an image, whatever its name\n" * 10)
+    (junk / "empty.dcm").touch()
+    done = node.command("import", junk)
+    assert "2 not DICOM" in done.stdout
+    assert node.stats()["instances"] == 0
+
+
+def test_import_of_a_missing_folder_is_a_wrong_call(tmp_path: Path) -> None:
+    assert Node(tmp_path / "node").command("import", tmp_path / "absent", check=False).returncode == 2
+
+
+def test_export_gives_plain_files_with_the_received_bytes(offline: Node, tmp_path: Path) -> None:
+    done = offline.command("export", "--all", tmp_path / "out")
+    assert f"{len(imported_files())} instances, 0 of them there already" in done.stdout
+    exported = {data_set(path)[0].sop_instance_uid: path for path in (tmp_path / "out").rglob("*.dcm")}
+    for path in imported_files():
+        meta, data = data_set(path)
+        found, exported_data = data_set(exported[meta.sop_instance_uid])
+        assert exported_data == data
+        assert found.transfer_syntax_uid == meta.transfer_syntax_uid
+    dcmtk("dcmftest", *list(exported.values())[:20])
+    again = offline.command("export", "--all", tmp_path / "out")
+    assert f"{len(imported_files())} of them there already; 0 bytes written" in again.stdout
+
+
+def test_export_of_one_study_and_of_nothing(offline: Node, tmp_path: Path) -> None:
+    study = next(iter(p.name for p in _exported(offline, tmp_path / "all")))
+    done = offline.command("export", study, tmp_path / "one")
+    assert [p.name for p in (tmp_path / "one").iterdir()] == [study]
+    assert done.returncode == 0
+    assert offline.command("export", "1.2.3.4.5", tmp_path / "none", check=False).returncode == 1
+    assert offline.command("export", tmp_path / "no-uid", check=False).returncode == 2
+
+
+def _exported(node: Node, folder: Path) -> list[Path]:
+    node.command("export", "--all", folder)
+    return sorted(folder.iterdir())
+
+
+def test_extract_needs_the_blob_alone(offline: Node, tmp_path: Path) -> None:
+    originals = {data_set(path)[0].sop_instance_uid: data_set(path)[1] for path in imported_files()}
+    n = 0
+    for blob in blobs(offline):
+        copy = tmp_path / "alone" / blob.name
+        copy.parent.mkdir(exist_ok=True)
+        copy.write_bytes(blob.read_bytes())
+        assert run("extract", copy, tmp_path / "out" / blob.stem).returncode == 0
+    for path in (tmp_path / "out").rglob("*.dcm"):
+        meta, data = data_set(path)
+        assert originals[meta.sop_instance_uid] == data
+        n += 1
+    assert n == len(originals)
+
+
+def test_inspect_shows_a_blob_and_refuses_what_is_none(offline: Node, tmp_path: Path) -> None:
+    blob = blobs(offline)[0]
+    shown = run("inspect", blob).stdout
+    assert "interframe" in shown
+    index = json.loads(run("inspect", "--json", blob).stdout)
+    assert all(instance["sop_instance_uid"] in shown for instance in index["instances"])
+    other = tmp_path / "x.dcmb"
+    other.write_bytes(b"no blob" * 100)
+    assert run("inspect", other).returncode == 1
+    assert run("inspect", tmp_path / "absent").returncode == 2
+
+
+def test_verify_finds_nothing_wrong(offline: Node) -> None:
+    done = offline.command("verify")
+    assert f"{len(imported_files())} instances" in done.stdout
+    assert "0 problems" in done.stdout
+
+
+def test_verify_names_a_damaged_blob_and_an_equal_import_heals_it(tmp_path: Path) -> None:
+    node = Node(tmp_path / "node")
+    folder = series_files("MR-heart-cine-MF")[0].parent
+    node.command("import", folder)
+    (blob,) = blobs(node)
+    data = bytearray(blob.read_bytes())
+    data[len(data) // 2] ^= 1
+    blob.chmod(0o640)
+    blob.write_bytes(data)
+    done = node.command("verify", check=False)
+    assert done.returncode == 1
+    assert blob.stem in done.stdout
+    assert node.stats()["damaged"] == 1
+    assert node.command("export", "--all", tmp_path / "out", check=False).returncode == 1
+    assert not list((tmp_path / "out").rglob("*.dcm"))
+    assert "healed" in node.command("import", folder).stdout
+    assert node.stats()["damaged"] == 0
+    node.command("export", "--all", tmp_path / "out")
+
+
+def test_rebuild_recreates_the_catalog(tmp_path: Path) -> None:
+    node = Node(tmp_path / "node")
+    node.command("import", series_files("MR-GE-fMRI")[0].parent)
+    before = node.stats()
+    for file in node.data.glob("catalog.sqlite*"):
+        file.unlink()
+    node.command("rebuild")
+    assert node.stats() == before
+    assert "0 problems" in node.command("verify").stdout
+
+
+def test_rebuild_refuses_while_the_node_runs(node: Node) -> None:
+    done = node.command("rebuild", check=False)
+    assert done.returncode == 2
+    assert "stop it first" in done.stderr
+
+
+def test_estimate_agrees_with_what_the_archive_then_takes(offline: Node) -> None:
+    folder = series_files("CT-LIDC0314-thin")[0].parent
+    shown = offline.command("estimate", folder, "--sample", "16").stdout
+    for word in ("JPEG-LS", "HTJ2K", "95 % interval", "hours of one core"):
+        assert word in shown
+    estimated = float(shown.split("GB: ")[1].split(" : 1")[0])
+    share = offline.stats()["by_modality"]["CT"]
+    assert estimated == pytest.approx(share["raw_bytes"] / share["stored_bytes"], rel=0.1)
+
+
+def test_config_check_tries_everything_it_names(node: Node, tmp_path: Path) -> None:
+    other = Node(
+        tmp_path / "other",
+        dicom={
+            "peers": {
+                "up": {"ae_title": "DCMPRESS", "host": "127.0.0.1", "port": node.port},
+                "down": {"ae_title": "GONE", "host": "127.0.0.1", "port": 1},
+            }
+        },
+    )
+    done = other.command("config", "check", check=False)
+    assert done.returncode == 1
+    lines = done.stdout.splitlines()
+    assert any(line.startswith("ok      peer DCMPRESS") for line in lines)
+    assert [line for line in lines if line.startswith("FAILED")] == [
+        line for line in lines if "peer GONE" in line
+    ]
+
+
+def test_a_wrong_configuration_ends_with_2_and_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("dicom:\n  prot: 1\n")
+    done = run("serve", "--config", path)
+    assert done.returncode == 2
+    assert done.stderr == f"dcmpress: {path}, line 2: unknown key dicom.prot; did you mean port?\n"
+
+
+def test_echo(node: Node) -> None:
+    assert run("echo", "127.0.0.1", str(node.port)).returncode == 0
+    assert run("echo", "127.0.0.1", "1").returncode == 1
+
+
+def test_an_older_version_stays_retrievable(node: Node, tmp_path: Path) -> None:
+    first = next(p for p in part10_files() if p.is_relative_to(series_files("MR-GE-fMRI")[0].parent))
+    meta, data = data_set(first)
+    second = tmp_path / "second.dcm"
+    raw = first.read_bytes()
+    second.write_bytes(raw[:-2] + bytes([raw[-2] ^ 1, raw[-1]]))
+    assert set(send_unchanged(node.port, [first]).values()) == {0}
+    assert set(send_unchanged(node.port, [second]).values()) == {0}
+    node.settled()
+    node.command("export", meta.sop_instance_uid, tmp_path / "new")
+    node.command("export", meta.sop_instance_uid, tmp_path / "both", "--versions")
+    (newest,) = (tmp_path / "new").rglob("*.dcm")
+    assert data_set(newest)[1] == data_set(second)[1]
+    both = {data_set(path)[1] for path in (tmp_path / "both").rglob("*.dcm")}
+    assert both == {data, data_set(second)[1]}

@@ -1,0 +1,5 @@
+"""What all tests share."""
+
+from tests.nodes import node
+
+__all__ = ["node"]
