@@ -53,7 +53,7 @@ VALUES = 4096
 BIAS_CONTEXTS = 16 * 27
 QUIET_KINDS = 4
 _QUIET_SURE = 64000 << 6
-_YOUNG = 1 << 16  # pixels during which every other one is learned from, not one in four
+_YOUNG = 1 << 16  # pixels during which every other one trains the least squares
 _RLMS = 2  # the lane whose errors weight the least squares
 
 
@@ -378,7 +378,8 @@ def code_plane(
             adapt_taps(taps, w_pixel, base_level, gain)
             gain = F(clamp(v16 - rlms, -limit, limit)) * F(0.02) / (norm_residual + F(207360.0))
             adapt_taps(around, w_residual, F(0.0), gain)
-            if (x + 3 * y) & (1 if n_modelled < _YOUNG else 3) == 0:
+            one_in = 2 if n_modelled < _YOUNG else 4 if has_reference else 8
+            if (x + 3 * y) & (one_in - 1) == 0:
                 weight = training_weight(lines, here, above, abs(fp), has_reference)
                 keep_sample(taps, F(value), weight, samples, n_kept, n_taps)
                 n_kept += 1
