@@ -10,6 +10,7 @@ noisy on shared machines: every ratio is the median over adjacent runs in altern
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -20,7 +21,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from bench import node_workloads as workloads
-from bench.node_measure import Cost, find_studies, get_series, store
+from bench.node_measure import Cost, find_studies, get_series, get_series_by_getscu, store
 from bench.node_peers import Dcmpress, DcmpressBusy, DcmpressSettled, Dcmqrscp, Orthanc, Server
 from bench.node_report import Run, print_report
 from bench.node_workloads import Instance
@@ -40,6 +41,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every single measurement there")
     arguments = parser.parse_args()
     _into_own_network()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the servers are stopped on the way out
     runs: list[Run] = []
     for name in arguments.only or WORKLOADS:
         print(f"{name} ...", file=sys.stderr, flush=True)
@@ -72,9 +74,10 @@ def _ingest(
     repeats: int,
     kinds: Sequence[type[Server]] = (Dcmpress, Orthanc, Dcmqrscp),
 ) -> list[Run]:
+    warm_up = workloads.ct_series(20)
     with _servers(folder, kinds) as servers:
         for server in servers:
-            store(server, instances[:20] if len(instances) > 20 else [], _WARM_UP, 1)
+            store(server, warm_up, _WARM_UP)
         before = {server.name: server.disk_bytes() for server in servers}
 
         def measure(server: Server, repeat: int) -> Cost:
@@ -126,7 +129,11 @@ def _get(name: str, folder: Path, quick: bool) -> list[Run]:
                 raise RuntimeError(f"{server.name} gives {cost.images} of {len(series)} images")
             return cost
 
+        def measure_getscu(server: Server, _: int) -> Cost:
+            return get_series_by_getscu(server, 0, len(series), sum(len(i.data) for i in series))
+
         runs = _alternating(name, servers, 3, measure)
+        runs += _alternating(f"{name}, by getscu", servers, 3, measure_getscu)
         for run in runs:
             run.disk = next(s for s in servers if s.name == run.server).disk_bytes() / runs[0].cost.size
     return runs

@@ -1,15 +1,19 @@
 """One measurement each: a number of images sent, fetched or looked for, and what the server spent on it."""
 
 import multiprocessing
+import subprocess
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing.synchronize import Barrier
 from statistics import median
+from threading import BrokenBarrierError
 from typing import Any
 
 from bench.node_client import (
+    CALLING_AE,
     IMPLICIT,
     STUDY_ROOT_FIND,
     STUDY_ROOT_GET,
@@ -19,7 +23,7 @@ from bench.node_client import (
     get_command,
     store_command,
 )
-from bench.node_peers import Server
+from bench.node_peers import ENVIRONMENT, Server
 from bench.node_workloads import Instance, identifier, patient_id, series_uid, study_uid
 
 _FORK = multiprocessing.get_context("fork")  # the senders share what was prepared
@@ -64,7 +68,8 @@ def store(server: Server, instances: Sequence[Instance], token: int | None, asso
     ]
     for sender in senders:
         sender.start()
-    barrier.wait(120)
+    with suppress(BrokenBarrierError):  # the queue tells why
+        barrier.wait(120)
     cpu, own, started = server.cpu_seconds(), server.own_cpu_seconds(), time.perf_counter()
     problems = [queue.get(timeout=900) for _ in senders]
     seconds = time.perf_counter() - started
@@ -94,8 +99,8 @@ def _send(port: int, ae_title: str, instances: Sequence[Instance], barrier: Barr
         queue.put("")
         client.release()
     except Exception as error:
-        barrier.abort()
         queue.put(repr(error))
+        barrier.abort()
 
 
 def get_series(server: Server, sop_class_uid: str, token: int) -> Cost:
@@ -111,6 +116,23 @@ def get_series(server: Server, sop_class_uid: str, token: int) -> Cost:
         message = client.message(STUDY_ROOT_GET, get_command(1), identifier(fill))
         cpu, own = server.cpu_seconds(), server.own_cpu_seconds()
         seconds, images, size = client.get(message)
+    return Cost(seconds, images, size, server.cpu_seconds() - cpu, server.own_cpu_seconds() - own)
+
+
+def get_series_by_getscu(server: Server, token: int, images: int, size: int) -> Cost:
+    """Fetch the series of `token`, whose images and bytes are known, by DCMTK's getscu, which drops them."""
+    keys = {
+        "QueryRetrieveLevel": "SERIES",
+        "PatientID": patient_id(token),
+        "StudyInstanceUID": study_uid(token),
+        "SeriesInstanceUID": series_uid(token),
+    }
+    command = ["getscu", "-S", "--ignore", "-aet", CALLING_AE, "-aec", server.ae_title]
+    for key, value in keys.items():
+        command += ["-k", f"{key}={value}"]
+    cpu, own, started = server.cpu_seconds(), server.own_cpu_seconds(), time.perf_counter()
+    subprocess.run([*command, "127.0.0.1", str(server.port)], env=ENVIRONMENT, check=True)
+    seconds = time.perf_counter() - started
     return Cost(seconds, images, size, server.cpu_seconds() - cpu, server.own_cpu_seconds() - own)
 
 

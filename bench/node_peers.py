@@ -139,7 +139,7 @@ class Dcmpress(Server):
 
     def compressed(self) -> bool:
         """Tell whether nothing waits in the spool."""
-        return not any((self.data / "spool").iterdir())
+        return not any((self.data / "spool").glob("*.dcm"))
 
 
 class DcmpressBusy(Dcmpress):

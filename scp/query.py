@@ -1,5 +1,6 @@
 """C-FIND as SCP (PS3.4 C.4.1): answers streamed as the catalog yields them, C-CANCEL heard between two."""
 
+import struct
 from itertools import islice
 
 from dcmpress.scp.association import Association
@@ -8,6 +9,7 @@ from dcmpress.scp.commands import (
     DATA_SET_FOLLOWS,
     ERROR_COMMENT,
     MESSAGE_ID,
+    OFFENDING_ELEMENT,
     Command,
     encode_command,
     number,
@@ -31,6 +33,8 @@ from dcmpress.scp.upper_layer import IS_COMMAND
 from dcmpress.storage.archive import Archive
 from dcmpress.storage.errors import StorageError
 
+_TAG = struct.Struct("<HH")
+
 
 def serve_find(
     archive: Archive, association: Association, context: Context, command: Command, settings: ScpSettings
@@ -46,7 +50,7 @@ def serve_find(
     message_id = number(command, MESSAGE_ID)
     matches = 0
     status, problem = SUCCESS, ""
-    offending: tuple[int, ...] = ()
+    identifier_error: IdentifierError | None = None
     try:
         answers = find_responses(archive.catalog, request)
         pending = response_to(command, PENDING_UNSUPPORTED_KEYS if answers.ignores_keys else PENDING)
@@ -64,12 +68,23 @@ def serve_find(
                 status = OUT_OF_RESOURCES
                 problem = f"more than {settings.find_limit} matches; narrow the query"
     except IdentifierError as error:
-        status, problem, offending = error.status, str(error), error.offending
+        status, identifier_error = error.status, error
     except StorageError as error:
         status, problem = UNABLE_TO_PROCESS, str(error)
     response = response_to(command, status)
     if problem:
         response[ERROR_COMMENT] = problem[:COMMENT_LENGTH]
+    if identifier_error is not None:
+        explain(response, identifier_error)
     association.send(context, response)
     event = logger.info if status in (SUCCESS, CANCEL) else logger.warning
-    event("find", status=f"{status:04X}", matches=matches, problem=problem, offending=len(offending))
+    event("find", status=f"{status:04X}", matches=matches, problem=problem)
+
+
+def explain(response: Command, error: IdentifierError) -> None:
+    """Say in a response, and in the log, what is wrong with an identifier."""
+    response[ERROR_COMMENT] = str(error)[:COMMENT_LENGTH]
+    if error.offending:
+        response[OFFENDING_ELEMENT] = b"".join(_TAG.pack(tag >> 16, tag & 0xFFFF) for tag in error.offending)
+    logger.warning("identifier refused", offending=[f"{tag:08X}" for tag in error.offending])
+    logger.debug("identifier refused", problem=str(error))  # may quote a patient's name or id

@@ -1,8 +1,8 @@
 """A blob's instances put together again: shell and decoded frames become the bytes that were received."""
 
 import hashlib
-from collections import OrderedDict
-from collections.abc import Iterator
+from collections import Counter, OrderedDict
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,22 @@ class InstanceReader:
             self._segments[s] = self._decode(s, None)
             while len(self._segments) > 1 and sum(a.nbytes for a in self._segments.values()) > DECODED_BYTES:
                 self._segments.popitem(last=False)
+
+    def load_for(self, numbers: Sequence[int]) -> None:
+        """Decode the segments that hold many frames of these instances, at once and not frame by frame.
+
+        Raises
+        ------
+        DamagedError
+        """
+        wanted = Counter(s for number in numbers for s, _ in self._places[number].values())
+        for s, n_frames in wanted.items():
+            if 2 * n_frames >= len(self.blob.index.segments[s].frames):
+                self.load(s)
+
+    def forget_segments(self) -> None:
+        """Drop the frames that were decoded."""
+        self._segments.clear()
 
     def pieces(self, number: int) -> Iterator[Buffer]:
         """Yield the bytes of an instance in order, piece by piece. They are NOT yet confirmed: see `read`.

@@ -15,7 +15,7 @@ from typing import IO
 from dcmpress.storage.blobstore import FolderBlobStore
 from dcmpress.storage.catalog.search import Located
 from dcmpress.storage.errors import ConversionError, DamagedError, MissingError, StorageError
-from dcmpress.storage.join import InstanceReader
+from dcmpress.storage.readers import BlobReaders, Lend
 from dcmpress.storage.spool import Spool
 from dcmpress.storage.transcode import convert
 
@@ -103,11 +103,12 @@ class Retriever:
         Closing the iterator gives up what is still being decoded.
         """
         waiting: deque[Future[list[Outgoing | Failed]]] = deque()
-        batches = iter(_batches(located))
+        readers = BlobReaders(self._blobs)
+        batches = _batches(located, readers)
         try:
             while True:
                 while len(waiting) <= AHEAD and (batch := next(batches, None)) is not None:
-                    waiting.append(self._pool.submit(self._read_batch, batch, choose))
+                    waiting.append(self._pool.submit(self._read_batch, batch, choose, readers))
                 if not waiting:
                     return
                 yield from waiting.popleft().result()
@@ -115,18 +116,21 @@ class Retriever:
             for future in waiting:
                 if not future.cancel():
                     future.add_done_callback(_discard)
+            readers.close()
 
-    def _read_batch(self, batch: list[Located], choose: ChooseSyntax) -> list[Outgoing | Failed]:
-        readers: dict[str, InstanceReader] = {}
-        try:
-            return [self._read(item, choose, readers) for item in batch]
-        finally:
-            for reader in readers.values():
-                reader.close()
+    def _read_batch(
+        self, batch: list[Located], choose: ChooseSyntax, readers: BlobReaders
+    ) -> list[Outgoing | Failed]:
+        with readers.lent() as lent:
+            try:
+                name = batch[0].blob_name
+                if name is not None and len(batch) > 1:
+                    lent(name).load_for([item.blob_index for item in batch if item.blob_index is not None])
+            except Exception:
+                pass  # each instance says for itself what is wrong with it
+            return [self._read(item, choose, lent) for item in batch]
 
-    def _read(
-        self, item: Located, choose: ChooseSyntax, readers: dict[str, InstanceReader]
-    ) -> Outgoing | Failed:
+    def _read(self, item: Located, choose: ChooseSyntax, readers: Lend) -> Outgoing | Failed:
         try:
             target = choose(item)
             if target is None:
@@ -139,7 +143,7 @@ class Retriever:
         except Exception as error:  # one instance that nobody thought of must not stop the others
             return Failed(item, StorageError(f"cannot be read: {error!r}"))
 
-    def _find(self, item: Located, readers: dict[str, InstanceReader]) -> Outgoing:
+    def _find(self, item: Located, readers: Lend) -> Outgoing:
         """Read an instance, also if since it was looked up it has moved into a blob, or to another one."""
         for _ in range(_MOVES):
             try:
@@ -151,16 +155,14 @@ class Retriever:
                 item = now
         raise MissingError(f"{item.sop_instance_uid} moves faster than it can be read")
 
-    def _exact(self, item: Located, readers: dict[str, InstanceReader]) -> Outgoing:
+    def _exact(self, item: Located, readers: Lend) -> Outgoing:
         if item.damaged:
             raise DamagedError(f"{item.sop_instance_uid} is known to be damaged")
         if item.spool_name is not None:
             return self._from_spool(item)
         if item.blob_name is None or item.blob_index is None:
             raise MissingError(f"{item.sop_instance_uid} is neither in the spool nor in a blob")
-        if item.blob_name not in readers:
-            readers[item.blob_name] = InstanceReader(self._blobs.path(item.blob_name))
-        return self._confirm(item, readers[item.blob_name].pieces(item.blob_index))
+        return self._confirm(item, readers(item.blob_name).pieces(item.blob_index))
 
     def _from_spool(self, item: Located) -> Outgoing:
         assert item.spool_name is not None
@@ -226,15 +228,34 @@ def _discard(future: "Future[list[Outgoing | Failed]]") -> None:
                 result.close()
 
 
-def _batches(located: Sequence[Located]) -> Iterator[list[Located]]:
-    """Cut into runs of one blob (or of spool files) of about BATCH_BYTES."""
+def _batches(located: Sequence[Located], readers: BlobReaders) -> Iterator[list[Located]]:
+    """Cut into tasks: instances of one blob whose frames lie in the same segments, or spool files.
+
+    A cut between segments lets each be decoded once. Where the segments allow no cut, a task holds at most
+    four times BATCH_BYTES.
+    """
     batch: list[Located] = []
     size = 0
+    segments: set[int] = set()
     for item in located:
-        if batch and (size + item.size > BATCH_BYTES or item.blob_name != batch[0].blob_name):
+        found = _segments_of(item, readers)
+        apart = size + item.size > (BATCH_BYTES if segments.isdisjoint(found) else 4 * BATCH_BYTES)
+        if batch and (apart or item.blob_name != batch[0].blob_name):
             yield batch
-            batch, size = [], 0
+            batch, size, segments = [], 0, set()
         batch.append(item)
         size += item.size
+        segments.update(found)
     if batch:
         yield batch
+
+
+def _segments_of(item: Located, readers: BlobReaders) -> Sequence[int]:
+    """Return the segments that hold frames of an instance; none if that cannot be told."""
+    if item.blob_name is None or item.blob_index is None:
+        return ()
+    try:
+        with readers.lent() as lent:
+            return lent(item.blob_name).segments_of(item.blob_index)
+    except Exception:
+        return ()  # reading the instance will say what is wrong

@@ -46,13 +46,14 @@ NODES = 32
 """Places in the tree of decisions: 15 quantiles, 8 steps up, 8 steps down."""
 ENERGY_CONTEXTS = 24
 RATIO_CONTEXTS = 16
-LEVELS = 64
-"""Intensity contexts."""
+LEVELS = 128
+"""Intensity contexts, at most."""
 VALUES = 4096
 """Edges told apart by the refinement by value."""
 BIAS_CONTEXTS = 16 * 27
 QUIET_KINDS = 4
 _QUIET_SURE = 64000 << 6
+_YOUNG = 1 << 16  # pixels during which every other one is learned from, not one in four
 _RLMS = 2  # the lane whose errors weight the least squares
 
 
@@ -75,7 +76,7 @@ def magnitude(v):
 @inline
 def three_way(v, dead):
     """0, 1, 2: below, within, above the dead zone."""
-    return np.int64(v > dead) - np.int64(v < -dead) + 1
+    return np.int64(v > dead) - np.int64(v < -dead) + np.int64(1)
 
 
 @inline
@@ -300,7 +301,7 @@ def code_plane(
             fn = np.int64(final[U(n)])
             fp = np.int64(final_reference[U(o)])
             signs = 9 * three_way(fw, m >> 10) + 3 * three_way(fn, m >> 10) + three_way(fp, m >> 10)
-            bias_context = min(blend_class >> 2, 15) * 27 + signs
+            bias_context = clamp(blend_class >> 2, 0, 15) * 27 + signs
             blend = to_sixteenths(base32 + step_to_blend + F(bias[U(bias_context)]) * F(1.0 / 4096.0), top)
             lane_open(lanes, classes, mean_error, F(blend))
             scale = lanes[U(SCALE + BLEND)] * F(11.54)  # |error| to 1/16 of the expected |error|
@@ -377,7 +378,7 @@ def code_plane(
             adapt_taps(taps, w_pixel, base_level, gain)
             gain = F(clamp(v16 - rlms, -limit, limit)) * F(0.02) / (norm_residual + F(207360.0))
             adapt_taps(around, w_residual, F(0.0), gain)
-            if (x + 3 * y) & 3 == 0:
+            if (x + 3 * y) & (1 if n_modelled < _YOUNG else 3) == 0:
                 weight = training_weight(lines, here, above, abs(fp), has_reference)
                 keep_sample(taps, F(value), weight, samples, n_kept, n_taps)
                 n_kept += 1
