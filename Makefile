@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CONFIG ?= config.yaml
 
-.PHONY: serve test test-long check format bench-codecs bench-node clean peers
+.PHONY: serve test test-long check format bench-codecs bench-literature bench-node clean peers
 
 serve: $(VENV)/.installed
 	@exec $(BIN)/dcmpress serve --config $(CONFIG)
@@ -28,6 +28,9 @@ format: $(VENV)/.installed-dev
 
 bench-codecs: $(VENV)/.installed-dev
 	$(BIN)/python -m bench.codecs
+
+bench-literature: $(VENV)/.installed-dev
+	$(BIN)/python -m bench.literature -o report
 
 bench-node: $(VENV)/.installed-dev
 	$(BIN)/python -m bench.node

@@ -12,16 +12,17 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tests import corpus
 
 from dcmpress.codecs.base import Codec
 from dcmpress.codecs.interframe import codec as interframe_codec
 from dcmpress.codecs.registry import get_codec
-from tests import corpus
 
 SERIES: dict[str, tuple[str, int | None, tuple[int, int] | None]] = {
     "ct-thin": ("CT-LIDC0314-thin", None, None),
@@ -101,9 +102,9 @@ def _race(
         times["ce"].append(seconds)
         reference, seconds = _cpu(lambda: peer.encode(frames))
         times["pe"].append(seconds)
-        again, seconds = _cpu(lambda d=data: codec.decode(d))
+        again, seconds = _cpu(partial(codec.decode, data))
         times["cd"].append(seconds)
-        _, seconds = _cpu(lambda d=reference: peer.decode(d))
+        _, seconds = _cpu(partial(peer.decode, reference))
         times["pd"].append(seconds)
         if again.dtype != frames.dtype or not np.array_equal(again, frames):
             raise SystemExit(f"{codec}: decoded frames differ")

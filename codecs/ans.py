@@ -125,9 +125,9 @@ def build_encoder(counts: Array, steps: Array, states: Array) -> None:
                 )
             total += c
         for s in range(N_STATES):
-            symbol = np.int64(spread[s])
-            states[(context + 1) * N_STATES + position[symbol]] = N_STATES + s
-            position[symbol] += 1
+            found = np.int64(spread[s])
+            states[(context + 1) * N_STATES + position[found]] = N_STATES + s
+            position[found] += 1
 
 
 @njit
@@ -167,7 +167,7 @@ def _spread(counts: Array, spread: Array) -> None:
 
 
 @inline
-def _push(token: int, state: int, window: int, filled: int, steps: Array, states: Array) -> Any:
+def _push(token: Any, state: Any, window: Any, filled: Any, steps: Array, states: Array) -> Any:
     step = steps[np.uint64(token & np.uint32(2047))]
     low = np.int64(step & np.uint64(0xFFFFFF))
     raw_bits = np.int64((step >> np.uint64(24)) & np.uint64(31))
@@ -264,7 +264,7 @@ def finish_streams(out: Array, ends: Array) -> list[bytes]:
 
 
 @inline
-def _pull(position: int, state: int, context: int, table: Array, buffer: Array, symbol_base: Array) -> Any:
+def _pull(position: Any, state: Any, context: Any, table: Array, buffer: Array, symbol_base: Array) -> Any:
     entry = np.int64(table[np.uint64((np.int64(context) << LOG_STATES) | state)])
     word = load64(buffer, np.uint64(position >> 3)) >> np.uint64(position & 7)
     bits = (entry >> 11) & 15
@@ -276,7 +276,7 @@ def _pull(position: int, state: int, context: int, table: Array, buffer: Array, 
 
 
 @njit
-def start_streams(buffer: Array, starts: Array, cursor: Array) -> bool:
+def start_streams(buffer: Array, starts: Array, cursor: Array) -> Any:
     """Read the marker and state of each stream; False if a marker is missing.
 
     Parameters

@@ -19,39 +19,11 @@ from numpy.typing import NDArray
 
 from dcmpress.codecs.base import MAX_PIXELS, Codec, check_frames, check_references, check_shifts
 from dcmpress.codecs.errors import CorruptStreamError
-from dcmpress.codecs.leb128 import Cursor, leb128, unzigzag, zigzag
-from dcmpress.codecs.spiht_image import (
-    BIOR44,
-    DEFLATE,
-    GROUPS,
-    HIGHEST_PLANES,
-    REVERSIBLE_53,
-    decode_image,
-    encode_image,
-)
+from dcmpress.codecs.leb128 import leb128, zigzag
+from dcmpress.codecs.spiht_image import decode_image, encode_image
+from dcmpress.codecs.spiht_payload import ENTROPY, TRANSFORM, take_apart
 from dcmpress.codecs.spiht_tree import default_levels
 from dcmpress.codecs.stream import HEADER_SIZE, StreamHeader, read_stream, write_stream
-
-_ENTROPY = {"huffman": GROUPS, "deflate": DEFLATE}
-_SMALL_CHUNK = 2048
-"""A cut chunk is left out below this size in bytes: a few coarse coefficients, each halfway refined, may
-be worse than none; of many, the errors average out."""
-_TRANSFORM = {"5/3": REVERSIBLE_53, "bior4.4": BIOR44}
-
-
-@dataclass
-class _Contents:
-    """A payload taken apart; of a prefix, as far as it goes."""
-
-    transform: int
-    entropy: int
-    levels: int
-    offsets: list[int]
-    n_planes: list[int]
-    n_chunks: list[int]
-    plane_sizes: list[int]
-    chunks: list[list[tuple[range, memoryview]]]
-    plane_begin: int = 0
 
 
 class _Embedded(Codec):
@@ -61,7 +33,7 @@ class _Embedded(Codec):
     entropy: str
 
     def _payload(self, frames: NDArray[Any], wavelet: str) -> bytes:
-        transform, entropy = _TRANSFORM[wavelet], _ENTROPY[self.entropy]
+        transform, entropy = TRANSFORM[wavelet], ENTROPY[self.entropy]
         levels = default_levels(*frames.shape[1:3])
         front = [bytes([transform, entropy, levels])]
         chunks = []
@@ -87,26 +59,32 @@ class _Embedded(Codec):
             raise CorruptStreamError(f"{self.codec_id} does not hold {header.dtype.name}")
         n_frames, rows, columns = header.shape[:3]
         samples = header.shape[3] if len(header.shape) == 4 else 1
-        contents = _take_apart(header, payload, prefix=prefix)
+        contents = take_apart(header, payload, prefix=prefix)
         wanted = range(n_frames) if select is None else [int(k) for k in select]
         for k in wanted:
             if not 0 <= k < n_frames:
                 raise IndexError(f"frame {k} of {n_frames}")
-        planes = np.empty((len(wanted), samples, rows, columns), header.dtype)
+        planes = np.zeros((len(wanted), samples, rows, columns), header.dtype)
         limits = np.iinfo(header.dtype)
-        for at, k in enumerate(wanted):
+        # in a prefix, images that it does not tell of stay zero
+        told = wanted[: len(contents.offsets)] if select is None else wanted
+        for at, k in enumerate(told):
             for s in range(samples):
                 i = k * samples + s
-                image = decode_image(
-                    rows,
-                    columns,
-                    contents.levels,
-                    contents.transform,
-                    contents.entropy,
-                    contents.chunks[i],
-                    prefix=prefix,
-                )
-                image += np.int32(contents.offsets[i])
+                if i >= len(contents.offsets):
+                    break
+                chunks = contents.chunks[i] if contents.chunks else []
+                image = np.full((rows, columns), contents.offsets[i], np.int32)
+                if chunks:
+                    image += decode_image(
+                        rows,
+                        columns,
+                        contents.levels,
+                        contents.transform,
+                        contents.entropy,
+                        chunks,
+                        prefix=prefix,
+                    )
                 if prefix:
                     image = image.clip(limits.min, limits.max)
                 elif image.min() < limits.min or image.max() > limits.max:
@@ -141,7 +119,7 @@ class _Embedded(Codec):
         `data` may be a prefix itself, if it holds the directory (all that comes before the first plane).
         """
         header, payload = read_stream(data, self.magic, self.format_version, 1 << 62, prefix=True)
-        contents = _take_apart(header, payload, prefix=True)
+        contents = take_apart(header, payload, prefix=True)
         ends = HEADER_SIZE + contents.plane_begin + np.cumsum(contents.plane_sizes, dtype=np.int64)
         return [int(end) for end in ends]
 
@@ -169,8 +147,8 @@ class Spiht(_Embedded):
     entropy: str = "huffman"
 
     def __post_init__(self) -> None:
-        if self.entropy not in _ENTROPY:
-            raise ValueError(f"entropy must be one of {', '.join(_ENTROPY)}, not {self.entropy!r}")
+        if self.entropy not in ENTROPY:
+            raise ValueError(f"entropy must be one of {', '.join(ENTROPY)}, not {self.entropy!r}")
 
     def encode(
         self,
@@ -213,10 +191,10 @@ class SpihtLossy(_Embedded):
     entropy: str = "huffman"
 
     def __post_init__(self) -> None:
-        if self.entropy not in _ENTROPY:
-            raise ValueError(f"entropy must be one of {', '.join(_ENTROPY)}, not {self.entropy!r}")
-        if self.wavelet not in _TRANSFORM:
-            raise ValueError(f"wavelet must be one of {', '.join(_TRANSFORM)}, not {self.wavelet!r}")
+        if self.entropy not in ENTROPY:
+            raise ValueError(f"entropy must be one of {', '.join(ENTROPY)}, not {self.entropy!r}")
+        if self.wavelet not in TRANSFORM:
+            raise ValueError(f"wavelet must be one of {', '.join(TRANSFORM)}, not {self.wavelet!r}")
         if self.bits_per_pixel is not None and not self.bits_per_pixel > 0:
             raise ValueError("bits_per_pixel must be positive")
 
@@ -247,62 +225,3 @@ def _planes(frames: NDArray[Any]) -> NDArray[Any]:
     if frames.ndim == 3:
         return frames
     return np.moveaxis(frames, 3, 1).reshape(-1, *frames.shape[1:3])
-
-
-def _take_apart(header: StreamHeader, payload: memoryview, *, prefix: bool) -> _Contents:
-    """Find the chunks of every image; with `prefix` stop where the payload ends.
-
-    Raises CorruptStreamError if something is wrong, unless `prefix`, where that is the end.
-    """
-    n_images = header.n_samples // (header.shape[1] * header.shape[2])
-    contents = _Contents(REVERSIBLE_53, GROUPS, 0, [], [], [], [], [])
-    cursor = Cursor(payload)
-    try:
-        contents.transform, contents.entropy, contents.levels = cursor.byte(), cursor.byte(), cursor.byte()
-        _check_kinds(header, contents)
-        if cursor.remaining < 3 * n_images and not prefix:
-            raise CorruptStreamError("stream is shorter than its directory")
-        for _ in range(n_images):
-            offset = unzigzag(cursor.leb128())
-            n_planes, n_chunks = cursor.leb128(), cursor.leb128()
-            if n_planes > HIGHEST_PLANES or n_chunks > n_planes or abs(offset) > 1 << 16:
-                raise CorruptStreamError("impossible number of planes or offset")
-            if n_planes and not n_chunks:
-                raise CorruptStreamError("planes without a chunk")
-            contents.offsets.append(offset)
-            contents.n_planes.append(n_planes)
-            contents.n_chunks.append(n_chunks)
-        most = max(contents.n_chunks)
-        contents.plane_sizes = [cursor.leb128() for _ in range(most)]
-        contents.plane_begin = cursor.position
-        contents.chunks = [[] for _ in range(n_images)]
-        for plane in range(most - 1, -1, -1):
-            begin = cursor.position
-            for i in range(n_images):
-                if contents.n_chunks[i] > plane:
-                    top = contents.n_planes[i] if contents.n_chunks[i] == plane + 1 else plane + 1
-                    planes = range(top - 1, plane - 1, -1)
-                    size = cursor.leb128()
-                    if prefix and size > cursor.remaining:
-                        if size >= _SMALL_CHUNK:
-                            contents.chunks[i].append((planes, cursor.take(cursor.remaining)))
-                        raise CorruptStreamError("the rest is missing")
-                    contents.chunks[i].append((planes, cursor.take(size)))
-            if cursor.position - begin != contents.plane_sizes[most - 1 - plane]:
-                raise CorruptStreamError("a bit-plane is not where its directory says")
-        cursor.finish()
-    except CorruptStreamError:
-        if not prefix:
-            raise
-    _check_kinds(header, contents)
-    missing = n_images - len(contents.offsets)
-    contents.offsets += [0] * missing
-    contents.chunks += [[] for _ in range(n_images - len(contents.chunks))]
-    return contents
-
-
-def _check_kinds(header: StreamHeader, contents: _Contents) -> None:
-    """Raise CorruptStreamError unless transform, entropy coder and levels are such as `encode` writes."""
-    known = contents.transform in _TRANSFORM.values() and contents.entropy in _ENTROPY.values()
-    if not known or contents.levels > default_levels(*header.shape[1:3]):
-        raise CorruptStreamError("unknown transform, entropy coder or number of levels")

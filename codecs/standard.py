@@ -24,7 +24,7 @@ from dcmpress.codecs.errors import CorruptStreamError
 from dcmpress.codecs.stream import read_stream, write_stream
 
 _MAX_SIDE = 65_535
-_UNSIGNED = {1: np.dtype(np.uint8), 2: np.dtype(np.uint16), 4: np.dtype(np.uint32)}
+_UNSIGNED: dict[int, Any] = {1: np.dtype(np.uint8), 2: np.dtype(np.uint16), 4: np.dtype(np.uint32)}
 
 Array = NDArray[Any]
 
@@ -41,7 +41,7 @@ class LibraryCodec(Codec):
         """Encode one image, unsigned, (rows, columns) or (rows, columns, 3), C-contiguous."""
         raise NotImplementedError
 
-    def decode_image(self, data: memoryview, image: Array) -> None:
+    def decode_image(self, data: Any, image: Array) -> None:
         """Decode into `image`, or raise any exception."""
         raise NotImplementedError
 
@@ -69,9 +69,7 @@ class LibraryCodec(Codec):
         return write_stream(self.magic, self.format_version, frames, bytes(out) + b"".join(pieces))
 
     def _tiles(self, frame: Array) -> Iterator[Array]:
-        if frame.ndim == 2:
-            images = [frame]
-        elif frame.shape[2] == 3 and self.takes_colour:
+        if frame.ndim == 2 or (frame.shape[2] == 3 and self.takes_colour):
             images = [frame]
         else:
             images = [frame[..., k] for k in range(frame.shape[2])]
@@ -130,7 +128,7 @@ class JpegLsCodec(LibraryCodec):
     def encode_image(self, image: Array) -> bytes:
         return bytes(imagecodecs.jpegls_encode(image))
 
-    def decode_image(self, data: memoryview, image: Array) -> None:
+    def decode_image(self, data: Any, image: Array) -> None:
         _check_shape(imagecodecs.jpegls_decode(data, out=image), image)
 
 
@@ -147,7 +145,7 @@ class Jpeg2000Codec(LibraryCodec):
     def encode_image(self, image: Array) -> bytes:
         return bytes(imagecodecs.jpeg2k_encode(image, level=0, reversible=True, numthreads=1))
 
-    def decode_image(self, data: memoryview, image: Array) -> None:
+    def decode_image(self, data: Any, image: Array) -> None:
         _check_shape(imagecodecs.jpeg2k_decode(data, out=image, numthreads=1), image)
 
 
@@ -162,7 +160,7 @@ class HtJpeg2000Codec(LibraryCodec):
     def encode_image(self, image: Array) -> bytes:
         return bytes(imagecodecs.htj2k_encode(image, reversible=True))
 
-    def decode_image(self, data: memoryview, image: Array) -> None:
+    def decode_image(self, data: Any, image: Array) -> None:
         _check_shape(imagecodecs.htj2k_decode(data, out=image), image)
 
 
@@ -188,7 +186,7 @@ class JpegXlCodec(LibraryCodec):
     def encode_image(self, image: Array) -> bytes:
         return bytes(imagecodecs.jpegxl_encode(image, lossless=True, effort=self.effort, numthreads=1))
 
-    def decode_image(self, data: memoryview, image: Array) -> None:
+    def decode_image(self, data: Any, image: Array) -> None:
         _check_shape(imagecodecs.jpegxl_decode(data, out=image, numthreads=1), image)
 
 
@@ -200,7 +198,7 @@ class _ByteCodec(LibraryCodec):
     def encode_bytes(self, data: bytes) -> bytes:
         raise NotImplementedError
 
-    def decode_bytes(self, data: memoryview, size: int) -> bytes:
+    def decode_bytes(self, data: Any, size: int) -> bytes:
         raise NotImplementedError
 
     shuffled: ClassVar[bool] = False
@@ -208,7 +206,7 @@ class _ByteCodec(LibraryCodec):
     def encode_image(self, image: Array) -> bytes:
         return self.encode_bytes(_shuffle(image) if self.shuffled else _little(image))
 
-    def decode_image(self, data: memoryview, image: Array) -> None:
+    def decode_image(self, data: Any, image: Array) -> None:
         _fill(image, self.decode_bytes(data, image.nbytes), self.shuffled)
 
 
@@ -254,7 +252,7 @@ class ZstdCodec(_ByteCodec):
         data = _shuffle(image) if self.shuffle else _little(image)
         return bytes([self.shuffle]) + self.encode_bytes(data)
 
-    def decode_image(self, data: memoryview, image: Array) -> None:
+    def decode_image(self, data: Any, image: Array) -> None:
         found = self.decode_bytes(data[1:], image.nbytes)
         if data[0] > 1:
             raise CorruptStreamError(f"shuffle byte {data[0]}")
@@ -263,7 +261,7 @@ class ZstdCodec(_ByteCodec):
     def encode_bytes(self, data: bytes) -> bytes:
         return zstandard.ZstdCompressor(level=self.level, write_content_size=True).compress(data)
 
-    def decode_bytes(self, data: memoryview, size: int) -> bytes:
+    def decode_bytes(self, data: Any, size: int) -> bytes:
         if zstandard.frame_content_size(data) != size:
             raise CorruptStreamError("zstd frame of another size")
         return zstandard.ZstdDecompressor().decompress(data, max_output_size=size)
@@ -281,7 +279,7 @@ class RleCodec(_ByteCodec):
     def encode_bytes(self, data: bytes) -> bytes:
         return bytes(imagecodecs.packbits_encode(data))
 
-    def decode_bytes(self, data: memoryview, size: int) -> bytes:
+    def decode_bytes(self, data: Any, size: int) -> bytes:
         return bytes(imagecodecs.packbits_decode(data, out=size))
 
 
@@ -295,5 +293,5 @@ class StoreCodec(_ByteCodec):
     def encode_bytes(self, data: bytes) -> bytes:
         return data
 
-    def decode_bytes(self, data: memoryview, size: int) -> bytes:
+    def decode_bytes(self, data: Any, size: int) -> bytes:
         return bytes(data)

@@ -169,7 +169,7 @@ def _peak(values: NDArray[np.int32]) -> int:
         for x in range(columns):
             if y * columns + x >= HEAD_PIXELS:
                 counts[values[y, x] - _predict(values, y, x) + (1 << 17)] += 1
-    return np.argmax(counts) - (1 << 17)
+    return int(np.argmax(counts)) - (1 << 17)
 
 
 @njit

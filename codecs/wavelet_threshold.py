@@ -134,14 +134,14 @@ class WaveletThreshold(Codec):
         """Return thresholds with which the decoded image reaches `target_psnr`."""
         assert self.target_psnr is not None
         target = peak_of(image) ** 2 / 10 ** (self.target_psnr / 10)
-        chosen = swarm_thresholds(approximation, details, target * image.size)
-        # rounding to samples and a wavelet that is not orthonormal move the error a little
+        # rounding to samples and a wavelet that is not orthonormal move the error a little, either way
+        chosen = swarm_thresholds(approximation, details, target * image.size).scaled(1.05)
         while chosen.step > _SMALLEST_STEP:
             indices = _quantised(approximation, details, chosen)
             decoded = _dequantised(*indices, chosen.step, self.wavelet, image.shape)
             if mse(image, to_samples(decoded, image.dtype)) <= target:
                 return chosen
-            chosen = chosen.scaled(0.97)
+            chosen = chosen.scaled(0.99)
         return Thresholds((0.0,) * len(details), _SMALLEST_STEP)
 
     def decode(

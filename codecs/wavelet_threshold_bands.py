@@ -47,7 +47,8 @@ def decompose(image: NDArray[Any], wavelet: str, levels: int) -> tuple[Floats, l
     """Return the approximation and, finest first, the three detail bands of each level as one (3, r, c) array."""
     approximation = image.astype(np.float64)
     details = []
-    for _ in band_shapes(*image.shape, wavelet, levels):
+    rows, columns = image.shape
+    for _ in band_shapes(rows, columns, wavelet, levels):
         approximation, bands = pywt.dwt2(approximation, wavelet, mode=MODE)
         details.append(np.stack(bands))
     return approximation, details

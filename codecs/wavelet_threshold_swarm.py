@@ -44,14 +44,11 @@ def swarm_thresholds(
     The same input gives the same output: the swarm's random numbers come from `seed`.
     """
     rng = np.random.default_rng(seed)
-    n = len(details) + 1
-    # the width at which uniform quantisation alone would just reach the target: 12 times the error, rooted
     bands = [part.ravel() for part in (approximation, *details)]
     room = np.empty(max(part.size for part in bands), np.uint32)
-    size = sum(part.size for part in bands)
-    start = np.log(np.clip(np.sqrt(12 * squared_error / size), _SMALLEST, _LARGEST))
-    position = start + rng.uniform(-1, 1, (_PARTICLES, n))
-    position[0] = start
+    start = _one_width(bands, room, squared_error)
+    position = np.log(start) + rng.uniform(-0.5, 0.5, (_PARTICLES, len(bands)))
+    position[0] = np.log(start)
     velocity = np.zeros_like(position)
     best, best_cost = position.copy(), np.full(_PARTICLES, np.inf)
     for _ in range(_ROUNDS):
@@ -66,6 +63,22 @@ def swarm_thresholds(
         )
         position = np.clip(position + velocity, np.log(_SMALLEST), np.log(_LARGEST))
     return _thresholds(best[int(best_cost.argmin())])
+
+
+def _one_width(bands: list[Floats], room: NDArray[np.uint32], squared_error: float) -> float:
+    """Return the largest width that, as threshold and step of all bands, keeps within `squared_error`."""
+    low, high = np.log(_SMALLEST), np.log(_LARGEST)
+    for _ in range(12):
+        middle = (low + high) / 2
+        width = float(np.exp(middle))
+        if (
+            sum(try_quantiser(part, width if k else 0.0, width, room) for k, part in enumerate(bands))
+            > squared_error
+        ):
+            high = middle
+        else:
+            low = middle
+    return float(np.exp(low))
 
 
 def _thresholds(position: Floats) -> Thresholds:

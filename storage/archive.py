@@ -131,6 +131,16 @@ class Archive:
         entry = writer.finish()
         return self._record(entry, leading)
 
+    def enter(self, entry: SpoolEntry) -> Receipt:
+        """Enter a complete spool file that another process of this node has written.
+
+        Raises
+        ------
+        ConflictError, StorageError, OSError
+            As `commit` does.
+        """
+        return self._record(entry, self._read_entry(entry))
+
     def _record(self, entry: SpoolEntry, leading: Leading) -> Receipt:
         note = f"unreadable: {leading.problem}" if leading.problem else None
 

@@ -32,6 +32,7 @@ INFLATED_LIMIT = 1 << 20
 
 _CHARSET_VRS = frozenset({"PN", "LO", "SH", "LT", "ST", "UT", "UC"})
 _BINARY = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "FL": "f", "FD": "d"}
+_LONGEST_CHARSET = 256
 _LONGEST_VALUE = 4096
 """Bytes of a value that the catalog has any use for."""
 
@@ -70,7 +71,7 @@ def read_leading(data: Buffer, transfer_syntax_uid: str, wanted: Mapping[int, At
     except MalformedError as error:
         leading.problem = str(error)
 
-    charset = _character_set(_text(values, SPECIFIC_CHARACTER_SET))
+    charset = _character_set(_text(values, SPECIFIC_CHARACTER_SET)[:_LONGEST_CHARSET])
     leading.sop_class_uid = _text(values, SOP_CLASS_UID)
     leading.sop_instance_uid = _text(values, SOP_INSTANCE_UID)
     for tag, (element, raw) in values.items():

@@ -27,6 +27,8 @@ from dcmpress.storage.archive import Archive
 from dcmpress.storage.catalog.settling import BlobFacts, SpooledInstance, SpooledSeries, requested_codec
 from dcmpress.storage.compress import FALLBACK, CodecChoice, CompressJob, CompressResult, compress
 from dcmpress.storage.errors import DamagedError, MissingError
+from dcmpress.storage.preview import PREVIEW_AE, write_preview
+from dcmpress.storage.spool import SpoolEntry
 from dcmpress.storage.workers import end_at_once, worker_pool
 
 logger: Any = structlog.get_logger("dcmpress.pipeline")
@@ -72,6 +74,8 @@ class PipelineSettings:
     min_correlation: float = 0.5
     segment_bytes: int = 16 << 20
     rules: tuple[CompressionRule, ...] = ()
+    previews: tuple[CompressionRule, ...] = ()
+    """Lossy codecs, by name: what matches gets a derived preview beside the original."""
 
 
 @dataclass
@@ -82,6 +86,7 @@ class Counters:
     instances: int = 0
     raw_bytes: int = 0
     blob_bytes: int = 0
+    previews: int = 0
     fallbacks: int = 0
     failures: int = 0
     cpu_seconds: float = 0.0
@@ -94,6 +99,7 @@ class _Group:
     series_pk: int
     instances: list[SpooledInstance]
     choice: CodecChoice
+    preview: CodecChoice | None = None
     blob_pk: int = 0
     blob_name: str = ""
     crashed: bool = False
@@ -111,6 +117,7 @@ class Pipeline:
         self._pool: ProcessPoolExecutor | None = None
         self._in_flight: dict[Future[CompressResult], _Group] = {}
         self._suspects: list[_Group] = []  # one of them killed a worker: each is tried again alone
+        self._previews: dict[Future[SpoolEntry], str] = {}  # being derived, with the original's UID
         self._failed: dict[int, tuple[int, float]] = {}  # series -> (failures, not before)
 
     # Running
@@ -155,11 +162,12 @@ class Pipeline:
         try:
             while True:
                 tried = self._submit_ready(quiet_since=None)
-                if not self._in_flight:
-                    if not tried:
-                        return self.counters
-                    continue
-                self._collect(timeout=1.0)
+                if self._in_flight:
+                    self._collect(timeout=1.0)
+                elif self._previews:
+                    self._enter_previews(timeout=1.0)
+                elif not tried:
+                    return self.counters
                 progress(self.counters)
         finally:
             self._abandon_all()
@@ -170,6 +178,7 @@ class Pipeline:
             try:
                 quiet_since = datetime.now(UTC) - timedelta(seconds=self.settings.settle_seconds)
                 self._submit_ready(quiet_since)
+                self._enter_previews(timeout=0)
                 if self._in_flight:
                     self._collect(timeout=1.0)
                 else:
@@ -215,33 +224,26 @@ class Pipeline:
         limit, most = self.settings.group_bytes, 1 if one_by_one else self.settings.group_instances
         if not whole and series.size < limit and series.n_instances < most:
             return
-        by_choice: dict[str, tuple[CodecChoice, list[SpooledInstance]]] = {}
+        by_choice: dict[str, tuple[CodecChoice, CodecChoice | None, list[SpooledInstance]]] = {}
         for instance in self.archive.catalog.settling.spooled_in(series.series_pk):
-            choice = CodecChoice(FALLBACK) if one_by_one else self._choice(series, instance)
-            by_choice.setdefault(repr(choice), (choice, []))[1].append(instance)
-        for choice, instances in by_choice.values():
+            attributes = _attributes(series, instance)
+            choice = _first_match(self.settings.rules, attributes)
+            if one_by_one or choice is None:
+                choice = CodecChoice(FALLBACK)
+            derived = instance.calling_ae == PREVIEW_AE  # a preview gets no preview
+            preview = None if derived else _first_match(self.settings.previews, attributes)
+            by_choice.setdefault(repr((choice, preview)), (choice, preview, []))[2].append(instance)
+        for choice, preview, instances in by_choice.values():
             part: list[SpooledInstance] = []
             size = 0
             for instance in instances:
                 if part and (size + instance.size > limit or len(part) >= most):
-                    yield _Group(series.series_pk, part, choice)
+                    yield _Group(series.series_pk, part, choice, preview)
                     part, size = [], 0
                 part.append(instance)
                 size += instance.size
             if part and whole:
-                yield _Group(series.series_pk, part, choice)
-
-    def _choice(self, series: SpooledSeries, instance: SpooledInstance) -> CodecChoice:
-        attributes = {
-            "Modality": series.modality,
-            "Manufacturer": series.manufacturer,
-            "CallingAETitle": instance.calling_ae,
-            "SOPClassUID": instance.sop_class_uid,
-            "TransferSyntaxUID": instance.transfer_syntax_uid,
-        }
-        return next(
-            (rule.choice for rule in self.settings.rules if rule.matches(attributes)), CodecChoice(FALLBACK)
-        )
+                yield _Group(series.series_pk, part, choice, preview)
 
     # Compressing
 
@@ -338,8 +340,30 @@ class Pipeline:
             for name in freed:
                 self.archive.spool.remove(name)
             self._report(group, result, codec_id)
+            self._derive_previews(group, len(result.order))
         except Exception:
             logger.exception("spool files left behind; the next start removes them", blob=group.blob_name)
+
+    def _derive_previews(self, group: _Group, n_instances: int) -> None:
+        if group.preview is None:
+            return
+        blob, spool = str(self.archive.blobs.path(group.blob_name)), self.archive.spool
+        for number in range(n_instances):
+            future = self._workers().submit(
+                write_preview, blob, number, group.preview, str(spool.folder), spool.reserve
+            )
+            self._previews[future] = f"{group.blob_name} {number}"
+
+    def _enter_previews(self, timeout: float) -> None:
+        """Enter the previews that workers have derived; one that cannot be is reported and left out."""
+        done, _ = wait(self._previews, timeout, FIRST_COMPLETED)
+        for future in done:
+            original = self._previews.pop(future)
+            try:
+                self.archive.enter(future.result())
+                self.counters.previews += 1
+            except Exception as error:
+                logger.warning("no preview", original=original, problem=str(error) or repr(error))
 
     def _mark_damaged(self, instance: SpooledInstance, problem: str) -> None:
         """Note that a spool file is damaged, unless the instance has another one or is gone by now."""
@@ -394,7 +418,23 @@ class Pipeline:
         for group in self._in_flight.values():
             self._forget(group)
         self._in_flight.clear()
+        self._previews.clear()
         self._suspects.clear()
+
+
+def _attributes(series: SpooledSeries, instance: SpooledInstance) -> dict[str, str]:
+    """Return what a rule can match on; see RULE_ATTRIBUTES."""
+    return {
+        "Modality": series.modality,
+        "Manufacturer": series.manufacturer,
+        "CallingAETitle": instance.calling_ae,
+        "SOPClassUID": instance.sop_class_uid,
+        "TransferSyntaxUID": instance.transfer_syntax_uid,
+    }
+
+
+def _first_match(rules: tuple[CompressionRule, ...], attributes: Mapping[str, str]) -> CodecChoice | None:
+    return next((rule.choice for rule in rules if rule.matches(attributes)), None)
 
 
 @contextmanager

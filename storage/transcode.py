@@ -1,14 +1,15 @@
 """A stored data set in a transfer syntax that the receiver accepts.
 
 The exact bytes go out whenever their own transfer syntax is accepted. Otherwise the data set is parsed and
-written as explicit or implicit VR little endian, decompressed first where need be, by pydicom and the
-decoders it finds (OpenJPEG, CharLS, GDCM). Samples never change: a lossy original stays what it is.
+written by pydicom as explicit or implicit VR little endian, decompressed first where need be. Samples never
+change: a lossy original stays what it is.
 """
 
 import warnings
 from collections.abc import Sequence
 from io import BytesIO
 
+import numpy as np
 from pydicom import config as pydicom_config
 from pydicom.dataset import Dataset
 from pydicom.filebase import DicomBytesIO
@@ -16,13 +17,14 @@ from pydicom.filereader import read_dataset
 from pydicom.filewriter import write_dataset
 from pydicom.uid import UID
 
+from dcmpress.storage.decompress import decompress
 from dcmpress.storage.elements import (
     DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
     DEFLATED_SYNTAXES,
     EXPLICIT_VR_LITTLE_ENDIAN,
     IMPLICIT_VR_LITTLE_ENDIAN,
-    NATIVE_SYNTAXES,
     PIXEL_DATA,
+    Encoding,
     encoding_of,
     inflate,
     iterate,
@@ -78,16 +80,22 @@ def _convert(data: bytes, stored: str, target: str) -> bytes:
     elif stored in DEFLATED_SYNTAXES:
         raise ConversionError(f"no conversion from {UID(stored).name}")
     encoding = encoding_of(stored)
-    for _ in iterate(data, encoding):
-        pass  # pydicom leaves away, without a word, what it cannot read at the end
+    rest, fragments = _without_fragments(data, encoding)
     if target == stored:
         return data
-    data_set = Dataset(read_dataset(BytesIO(data), not encoding.explicit, encoding.little_endian))
+    data_set = Dataset(read_dataset(BytesIO(rest), not encoding.explicit, encoding.little_endian))
     data_set.set_original_encoding(not encoding.explicit, encoding.little_endian)
-    if stored not in NATIVE_SYNTAXES and "PixelData" in data_set:
-        _decompress(data_set, stored)
-    elif not encoding.little_endian:
+    if not encoding.little_endian:
         _swap_words(data_set)
+    if fragments is not None:
+        data_set.add_new(PIXEL_DATA, "OB", fragments)
+        decompress(data_set, stored)
+        _decompress_nested(data_set, stored)
+    return encode(data_set, target)
+
+
+def encode(data_set: Dataset, target: str) -> bytes:
+    """Return pydicom's data set encoded in one of TARGETS; its pixel data must be little endian."""
     out = DicomBytesIO()
     out.is_little_endian = True
     out.is_implicit_VR = target == IMPLICIT_VR_LITTLE_ENDIAN
@@ -95,26 +103,37 @@ def _convert(data: bytes, stored: str, target: str) -> bytes:
     return out.getvalue()
 
 
-def _decompress(data_set: Dataset, stored: str) -> None:
-    from pydicom.dataset import FileMetaDataset
+def _without_fragments(data: bytes, encoding: Encoding) -> tuple[bytes, bytes | None]:
+    """Return a data set without its encapsulated pixel data, and the items of that, or None.
 
-    data_set.file_meta = FileMetaDataset()
-    data_set.file_meta.TransferSyntaxUID = UID(stored)
-    data_set.decompress(generate_instance_uid=False)
+    pydicom ends the value at the first bytes that look like a delimiter, even inside a compressed frame.
+    """
+    found = None
+    for element in iterate(data, encoding):  # to the end: pydicom leaves away what it cannot read there
+        if element.tag == PIXEL_DATA and element.undefined_length:
+            found = element
+    if found is None:
+        return data, None
+    return data[: found.start] + data[found.end :], data[found.value : found.end - 8]
+
+
+def _decompress_nested(data_set: Dataset, stored: str) -> None:
+    """Decompress images in sequences (icons): no encapsulated value may stand in a native syntax."""
+    for element in data_set:
+        for item in element.value if element.VR == "SQ" else ():
+            if PIXEL_DATA in item and item[PIXEL_DATA].is_undefined_length:
+                decompress(item, stored)
+            _decompress_nested(item, stored)
 
 
 def _swap_words(data_set: Dataset) -> None:
-    """Turn values of words from big to little endian, in all items: pydicom hands them on as they stand."""
-    for element in data_set:
-        if element.VR == "SQ":
-            for item in element.value:
-                _swap_words(item)
-        elif element.VR in _WORD_BYTES and isinstance(element.value, bytes):
-            size = _WORD_BYTES[element.VR]
-            if element.tag == PIXEL_DATA and data_set.get("BitsAllocated") == 32:
-                size = 4
-            value = element.value
-            swapped = bytearray(len(value) - len(value) % size)
-            for k in range(size):
-                swapped[k::size] = value[size - 1 - k : len(swapped) : size]
-            element.value = bytes(swapped) + value[len(swapped) :]
+    """Turn values that are strings of words from big to little endian, those in sequences included."""
+    for element in data_set.iterall():
+        size = _WORD_BYTES.get(element.VR, 1)
+        if element.tag == PIXEL_DATA and data_set.BitsAllocated > 8:
+            size = data_set.BitsAllocated // 8  # a sample is a word, whatever the VR
+        if size > 1 and isinstance(element.value, bytes):
+            words = np.frombuffer(element.value, np.uint8)
+            whole = len(words) // size * size
+            swapped = words[:whole].reshape(-1, size)[:, ::-1].tobytes()
+            element.value = swapped + element.value[whole:]

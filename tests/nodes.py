@@ -178,7 +178,6 @@ class Node:
             time.sleep(0.1)
         raise AssertionError(f"not settled after {timeout} s: {self.log_text()[-3000:]}")
 
-
     def drained(self, timeout: float = 120.0) -> None:
         """Wait until the spool is empty: as `settled`, without the time that the statistics take."""
         deadline = time.monotonic() + timeout

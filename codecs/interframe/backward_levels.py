@@ -30,7 +30,9 @@ def choose_levels(planes: NDArray[np.uint16], max_value: int) -> bytes:
         return b"\0"
     roots = np.array([math.isqrt(int(count) << 16) for count in cells], dtype=np.int64)
     ends = np.cumsum(roots)
-    level = np.minimum((ends - roots // 2) * LEVELS // int(ends[-1]), LEVELS - 1)
+    # Bytes have few values, and often a histogram with gaps: nearly each value has a context to itself.
+    wanted = LEVELS if max_value < 256 else 48
+    level = np.minimum((ends - roots // 2) * wanted // int(ends[-1]), wanted - 1)
     return bytes([CELLS // 8]) + np.packbits(np.diff(level, prepend=0) != 0).tobytes()
 
 

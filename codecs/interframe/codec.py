@@ -22,6 +22,7 @@ from dcmpress.codecs.base import MAX_PIXELS, Codec, check_frames, check_referenc
 from dcmpress.codecs.bits import ByteReader, put_signed, put_varint
 from dcmpress.codecs.errors import CorruptStreamError
 from dcmpress.codecs.interframe import forward
+from dcmpress.codecs.interframe.analysis import BALANCED, FAST
 from dcmpress.codecs.interframe.planes import (
     DIFFERENCES,
     NO_TRANSFORM,
@@ -260,7 +261,7 @@ def _encode_planes(planes: Array, max_value: int, part: _Part, effort: str) -> b
     if effort == "dense":
         coded: bytes = _backward().encode_planes(planes, max_value, part.references)
         return coded
-    settings = forward.FAST if effort == "fast" else forward.BALANCED
+    settings = FAST if effort == "fast" else BALANCED
     return forward.encode_planes(planes, max_value, part.references, part.shifts, settings)
 
 

@@ -33,7 +33,7 @@ def error_shift(max_value: int) -> int:
 
 
 @inline
-def error_row(residuals: Array, errors: Array, y: int, columns: int, shift: int) -> None:
+def error_row(residuals: Array, errors: Array, y: Any, columns: Any, shift: Any) -> None:
     """Store row `y` of the error map, with its edges repeated at the sides."""
     line = columns + 2 * SIDE
     start = (ABOVE + y) * line + SIDE
@@ -48,7 +48,7 @@ def error_row(residuals: Array, errors: Array, y: int, columns: int, shift: int)
 
 @inline
 def activity_row(
-    activity: Array, y: int, columns: int, errors: Array, reference: Array, weights: Array, level: int
+    activity: Array, y: Any, columns: Any, errors: Array, reference: Array, weights: Array, level: Any
 ) -> None:
     """Fill `activity`, int16 (columns,), for row `y`; above the first row every error is `level`.
 
@@ -110,7 +110,7 @@ def activity_row(
 
 
 @inline
-def context_row(contexts: Array, activity: Array, columns: int, thresholds: Array) -> int:
+def context_row(contexts: Array, activity: Array, columns: Any, thresholds: Array) -> Any:
     """Fill `contexts`, uint8 (columns,): how many of the 15 thresholds, int16, each activity reaches.
 
     Return the least.

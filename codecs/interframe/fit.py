@@ -45,7 +45,7 @@ def tile_grams(
     A row holds the lower triangle of a Gram matrix, row by row, then zeros.
 
     The m + 1 vectors are the fitted taps less W, and the sample less W, all times the sample's weight
-    1 / (1 + mean g + g), g = |N-W| + |NW-N| + |NE-N| + |NN-N|: edges count less.
+    1 / (1 + 2 mean g + g), g = |N-W| + |NW-N| + |NE-N| + |NN-N|: edges count less.
 
     frames, offsets : int64 arrays, shape (m,): the frame of each tap (0, 1, 2...) and its flat offset.
     """
@@ -61,28 +61,27 @@ def tile_grams(
             x0 = tx * tile
             width = min(tile, columns - x0)
             n = 0
-            y = ty * tile + step // 2
-            if y >= rows:
-                y = rows - 1
             total = np.int64(0)
-            while y < min(ty * tile + tile, rows):
+            for k in range((tile + step - 1) // step):
+                # Every phase of `step` comes up: interpolated images have structure in every 2nd or 3rd row.
+                y = ty * tile + k * step + k % step
+                if y < 1 or y >= min(ty * tile + tile, rows) or n + width > MAX_SAMPLES:
+                    continue
                 at = (ABOVE + y) * line + SIDE + x0
-                if y > 0 and n + width <= MAX_SAMPLES:
-                    for x in range(width):
-                        i = at + x
-                        north = current[np.uint64(i - line)]
-                        g = (
-                            abs(north - current[np.uint64(i - 1)])
-                            + abs(current[np.uint64(i - line - 1)] - north)
-                            + abs(current[np.uint64(i - line + 1)] - north)
-                            + abs(current[np.uint64(i - 2 * line)] - north)
-                        )
-                        total += g
-                        gradient[np.uint64(n + x)] = g
-                        where[np.uint64(n + x)] = i
-                    n += width
-                y += step
-            mean = np.float32(1.0) + np.float32(total) / np.float32(max(n, 1))
+                for x in range(width):
+                    i = at + x
+                    north = current[np.uint64(i - line)]
+                    g = (
+                        abs(north - current[np.uint64(i - 1)])
+                        + abs(current[np.uint64(i - line - 1)] - north)
+                        + abs(current[np.uint64(i - line + 1)] - north)
+                        + abs(current[np.uint64(i - 2 * line)] - north)
+                    )
+                    total += g
+                    gradient[np.uint64(n + x)] = g
+                    where[np.uint64(n + x)] = i
+                n += width
+            mean = np.float32(1.0) + np.float32(2.0) * np.float32(total) / np.float32(max(n, 1))
             for k in range(n):
                 gradient[np.uint64(k)] = np.float32(_UNIT) / (mean + gradient[np.uint64(k)])
             for t in range(m + 1):
@@ -164,15 +163,22 @@ def _errors(gram: Array, products: Array, errors: Array) -> None:
             k = np.uint64(c)
             errors[k] = (
                 errors[k]
-                + ((g0 * products[p, k] + g1 * products[p + 1, k]) + (g2 * products[p + 2, k] + g3 * products[p + 3, k]))
-                + ((g4 * products[p + 4, k] + g5 * products[p + 5, k]) + (g6 * products[p + 6, k] + g7 * products[p + 7, k]))
+                + (
+                    (g0 * products[p, k] + g1 * products[p + 1, k])
+                    + (g2 * products[p + 2, k] + g3 * products[p + 3, k])
+                )
+                + (
+                    (g4 * products[p + 4, k] + g5 * products[p + 5, k])
+                    + (g6 * products[p + 6, k] + g7 * products[p + 7, k])
+                )
             )
 
 
 @njit
-def _nearest(grams: Array, products: Array, n_classes: int, every: int, assignment: Array, least: Array) -> None:
+def _nearest(grams: Array, products: Array, n_classes: int, assignment: Array, least: Array) -> None:
+    """Give each tile the class of least error, and note that error."""
     errors = np.empty(products.shape[1], np.float32)
-    for t in range(0, len(grams), every):
+    for t in range(len(grams)):
         _errors(grams[t], products, errors)
         best = 0
         for c in range(1, n_classes):
@@ -183,17 +189,17 @@ def _nearest(grams: Array, products: Array, n_classes: int, every: int, assignme
 
 
 @njit
-def cluster(grams: Array, vectors: Array, assignment: Array, iterations: int, every: int) -> None:
+def cluster(grams: Array, vectors: Array, assignment: Array, iterations: int, warm: bool) -> None:
     """Find `len(vectors)` sets of coefficients and the best of them for each tile.
 
     Parameters
     ----------
     grams : float32 array, shape (tiles, packed_size(m))
     vectors : float32 array, shape (classes, m + 1); written
-        Coefficients, then -1.
+        Coefficients, then -1. If `warm`, they are the start.
     assignment : int64 array, shape (tiles,); written
-    iterations, every : int
-        The classes are moved so often, looking at one tile in `every`.
+    iterations : int
+        So often the classes are moved.
     """
     n_tiles, size = grams.shape
     n_classes = len(vectors)
@@ -206,44 +212,45 @@ def cluster(grams: Array, vectors: Array, assignment: Array, iterations: int, ev
     products = np.zeros((size, (n_classes + 15) // 16 * 16), np.float32)
     least = np.zeros(n_tiles, np.float32)
 
-    for t in range(0, n_tiles, every):
-        scale = 1.0 / (np.float64(grams[t, last]) + 100.0)
-        for p in range(size):
-            totals[0, p] += scale * grams[t, np.uint64(p)]
-    _solve(totals[0], m, matrix, solution)
-    for c in range(n_classes):
-        for i in range(m):
-            vectors[c, i] = solution[i]
-        vectors[c, m] = -1.0
-    _products(vectors[:1], products)
-    _nearest(grams, products, 1, every, assignment, least)
-    count = (n_tiles + every - 1) // every
-    relative = np.empty(count, np.float32)
-    for k in range(count):
-        relative[k] = least[k * every] / (grams[k * every, last] + np.float32(1.0))
-    order = np.argsort(relative, kind="mergesort")
-    for rank in range(count):
-        assignment[order[rank] * every] = rank * n_classes // count
+    if warm:
+        _products(vectors, products)
+        _nearest(grams, products, n_classes, assignment, least)
+    else:
+        for t in range(n_tiles):
+            scale = 1.0 / (np.float64(grams[t, last]) + 100.0)
+            for p in range(size):
+                totals[0, p] += scale * grams[t, np.uint64(p)]
+        _solve(totals[0], m, matrix, solution)
+        for c in range(n_classes):
+            for i in range(m):
+                vectors[c, i] = solution[i]
+            vectors[c, m] = -1.0
+        _products(vectors[:1], products)
+        _nearest(grams, products, 1, assignment, least)
+        relative = np.empty(n_tiles, np.float32)
+        for t in range(n_tiles):
+            relative[t] = least[t] / (grams[t, last] + np.float32(1.0))
+        order = np.argsort(relative, kind="mergesort")
+        for rank in range(n_tiles):
+            assignment[order[rank]] = rank * n_classes // n_tiles
 
     for _ in range(iterations):
         totals[:] = 0.0
         members[:] = 0
-        for t in range(0, n_tiles, every):
+        for t in range(n_tiles):
             c = assignment[t]
             members[c] += 1
-            scale = 1.0 / (max(np.float64(least[t]), 0.0) + 100.0)
+            share = 1.0 / (max(np.float64(least[t]), 0.0) + 100.0)
             total = totals[c]
             for p in range(size):
-                total[np.uint64(p)] += scale * grams[t, np.uint64(p)]
+                total[np.uint64(p)] += share * grams[t, np.uint64(p)]
         for c in range(n_classes):
             if members[c] > 0:
                 _solve(totals[c], m, matrix, solution)
                 for i in range(m):
                     vectors[c, i] = solution[i]
         _products(vectors, products)
-        _nearest(grams, products, n_classes, every, assignment, least)
-    if every > 1:
-        _nearest(grams, products, n_classes, 1, assignment, least)
+        _nearest(grams, products, n_classes, assignment, least)
 
 
 def quantise(vectors: Array, taps: Array, shift: int, coarse: int) -> Array:
@@ -318,7 +325,7 @@ def fit_weights(matrix: Array, uses: Array, total: int) -> Array | None:
         if solution[worst] >= 0:
             weights = np.zeros(n)
             weights[keep] = solution
-            scale = total / max(float((weights * uses).sum()), 1e-9)
+            scale = total / max(sum((weights * uses).tolist()), 1e-9)
             return np.floor(weights * scale).astype(np.int64)
         del keep[worst]
     return None
@@ -373,7 +380,9 @@ def choose_modes(
                     i = at + x
                     value = np.int32(current[np.uint64(i)])
                     total = np.int32(
-                        partial[np.uint64(x)] + c0 * current[np.uint64(i - 1)] + c1 * current[np.uint64(i - 2)]
+                        partial[np.uint64(x)]
+                        + c0 * current[np.uint64(i - 1)]
+                        + c1 * current[np.uint64(i - 2)]
                     )
                     e = np.int32(value - (total >> shift))
                     sizes[0, np.uint64(x)] = min(np.int32(abs(e)), top)

@@ -107,7 +107,7 @@ def move_errors(errors: Array, moved: Array, rows: int, columns: int, dy: int, d
 
 
 @njit
-def unpad(current: Array, plane: Array, max_value: int) -> bool:
+def unpad(current: Array, plane: Array, max_value: int) -> Any:
     """Copy a padded frame into `plane`, uint16; False if a sample is outside 0..max_value."""
     rows, columns = plane.shape
     line = columns + 2 * SIDE

@@ -23,15 +23,15 @@ def residual_frame(
     errors: Array,
     current: Array,
     reference: Array,
-    n_extra: int,
+    n_extra: Any,
     extra: Array,
-    tile: int,
+    tile: Any,
     labels: Array,
     classes: Array,
-    shift: int,
+    shift: Any,
     wide: bool,
-    errors_shift: int,
-) -> int:
+    errors_shift: Any,
+) -> Any:
     """Fill `residuals`, int32 (rows, columns), and the error map; return the largest |residual|."""
     rows, columns = residuals.shape
     partial = np.empty(columns, np.int32)
@@ -51,7 +51,7 @@ def residual_frame(
 
 @njit
 def activity_frame(
-    activities: Array, errors: Array, reference_errors: Array, weights: Array, level: int, histogram: Array
+    activities: Array, errors: Array, reference_errors: Array, weights: Array, level: Any, histogram: Array
 ) -> None:
     """Fill `activities`, int16 (rows, columns), and count 1 row in 4 of them in `histogram`."""
     rows, columns = activities.shape
@@ -156,20 +156,20 @@ def token_frame(
 def decode_frame(
     current: Array,
     errors: Array,
-    rows: int,
-    columns: int,
+    rows: Any,
+    columns: Any,
     reference: Array,
     reference_errors: Array,
-    n_extra: int,
+    n_extra: Any,
     extra: Array,
-    tile: int,
+    tile: Any,
     labels: Array,
     classes: Array,
-    shift: int,
+    shift: Any,
     wide: bool,
-    errors_shift: int,
+    errors_shift: Any,
     weights: Array,
-    level: int,
+    level: Any,
     thresholds: Array,
     table: Array,
     symbol_base: Array,
@@ -177,7 +177,7 @@ def decode_frame(
     starts: Array,
     runs: Array,
     skipping: bool,
-) -> bool:
+) -> Any:
     """Decode one frame into `current` and its error map; False if the streams do not end where they must.
 
     All indices that come from the stream (labels, table entries, starts) have been checked by the caller;

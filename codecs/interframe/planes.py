@@ -87,9 +87,12 @@ def components_of(frames: Array, transform: int) -> list[Array]:
     """Return the components of frames, (n, rows, columns) or (n, rows, columns, samples)."""
     if frames.ndim == 3:
         return [frames]
-    samples = [frames[..., k] for k in range(frames.shape[3])]
+    samples: list[Any] = [frames[..., k] for k in range(frames.shape[3])]
     if transform == NO_TRANSFORM:
         return samples
+    red: Any
+    green: Any
+    blue: Any
     red, green, blue = (s.astype(np.int32 if s.dtype.itemsize < 4 else np.int64) for s in samples)
     if transform == RCT:
         return [(red + 2 * green + blue) >> 2, blue - green, red - green]

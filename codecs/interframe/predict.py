@@ -1,9 +1,9 @@
 """Linear prediction with one set of coefficients per tile.
 
 Every tile has a label: below COPY the number of a coefficient set ("class"), COPY the reference's sample,
-NORTH the sample above (for flat areas, where it is as good as any and fast), MEDIAN the median edge detector of JPEG-LS (ITU-T T.87, A.4.1). Sums run in int32, wrapping; a prediction is
-(half + sum c_i n_i) >> shift. The coefficients of a class sum to 1 << shift, so that a flat area is predicted
-exactly and an offset cancels.
+NORTH the sample above (for flat areas, where it is as good as any and fast), MEDIAN the median edge detector of
+JPEG-LS (ITU-T T.87, A.4.1). Sums run in int32, wrapping; a prediction is (half + sum c_i n_i) >> shift. The
+coefficients of a class sum to 1 << shift, so that a flat area is predicted exactly and an offset cancels.
 
 The first row is predicted by W, or by W + reference - reference's W.
 
@@ -58,7 +58,7 @@ def is_wide(classes: Array) -> bool:
 
 @inline
 def _spatial(
-    partial: Array, start: int, n: int, at: int, line: int, current: Array, c: Array, half: int
+    partial: Array, start: Any, n: Any, at: Any, line: Any, current: Array, c: Array, half: Any
 ) -> None:
     c2, c3, c4, c5, c6, c7, c8 = c[2], c[3], c[4], c[5], c[6], c[7], c[8]
     c9, c10, c11, c12, c13 = c[9], c[10], c[11], c[12], c[13]
@@ -89,7 +89,7 @@ def _spatial(
 
 @inline
 def _spatial_near(
-    partial: Array, start: int, n: int, at: int, line: int, current: Array, c: Array, half: int
+    partial: Array, start: Any, n: Any, at: Any, line: Any, current: Array, c: Array, half: Any
 ) -> None:
     c3, c4, c5, c6, c7, c10, c11, c12 = c[3], c[4], c[5], c[6], c[7], c[10], c[11], c[12]
     b1 = at - line - 2
@@ -109,7 +109,9 @@ def _spatial_near(
 
 
 @inline
-def _temporal_near(partial: Array, start: int, n: int, at: int, line: int, reference: Array, c: Array) -> None:
+def _temporal_near(
+    partial: Array, start: Any, n: Any, at: Any, line: Any, reference: Array, c: Array
+) -> None:
     c17, c18, c19, c20, c21 = c[17], c[18], c[19], c[20], c[21]
     c22, c23, c24, c25 = c[22], c[23], c[24], c[25]
     b0 = at - 1
@@ -131,7 +133,7 @@ def _temporal_near(partial: Array, start: int, n: int, at: int, line: int, refer
 
 
 @inline
-def _temporal(partial: Array, start: int, n: int, at: int, line: int, reference: Array, c: Array) -> None:
+def _temporal(partial: Array, start: Any, n: Any, at: Any, line: Any, reference: Array, c: Array) -> None:
     c17, c18, c19, c20, c21 = c[17], c[18], c[19], c[20], c[21]
     c22, c23, c24, c25 = c[22], c[23], c[24], c[25]
     c26, c27, c28, c29 = c[26], c[27], c[28], c[29]
@@ -160,7 +162,7 @@ def _temporal(partial: Array, start: int, n: int, at: int, line: int, reference:
 
 
 @inline
-def _extra(partial: Array, start: int, n: int, at: int, frame: Array, c: int) -> None:
+def _extra(partial: Array, start: Any, n: Any, at: Any, frame: Array, c: Any) -> None:
     for x in range(n):
         partial[np.uint64(start + x)] = np.int32(partial[np.uint64(start + x)] + c * frame[np.uint64(at + x)])
 
@@ -168,15 +170,15 @@ def _extra(partial: Array, start: int, n: int, at: int, frame: Array, c: int) ->
 @inline
 def partial_row(
     partial: Array,
-    y: int,
-    columns: int,
-    tile: int,
+    y: Any,
+    columns: Any,
+    tile: Any,
     labels: Array,
     classes: Array,
-    shift: int,
+    shift: Any,
     current: Array,
     reference: Array,
-    n_extra: int,
+    n_extra: Any,
     extra: Array,
     wide: bool,
 ) -> None:
@@ -212,7 +214,7 @@ def partial_row(
 
 
 @inline
-def _median(w: int, n: int, nw: int) -> int:
+def _median(w: Any, n: Any, nw: Any) -> Any:
     low = min(w, n)
     high = max(w, n)
     return low if nw >= high else (high if nw <= low else w + n - nw)
@@ -222,12 +224,12 @@ def _median(w: int, n: int, nw: int) -> int:
 def residual_row(
     residuals: Array,
     partial: Array,
-    y: int,
-    columns: int,
-    tile: int,
+    y: Any,
+    columns: Any,
+    tile: Any,
     labels: Array,
     classes: Array,
-    shift: int,
+    shift: Any,
     current: Array,
     reference: Array,
 ) -> None:
@@ -279,12 +281,12 @@ def residual_row(
 def restore_row(
     residuals: Array,
     partial: Array,
-    y: int,
-    columns: int,
-    tile: int,
+    y: Any,
+    columns: Any,
+    tile: Any,
     labels: Array,
     classes: Array,
-    shift: int,
+    shift: Any,
     current: Array,
     reference: Array,
 ) -> None:

@@ -25,7 +25,7 @@ Array = NDArray[Any]
 
 
 @inline
-def _encode_bit(state: Array, out: Array, probabilities: Array, slot: int, bit: int) -> None:
+def _encode_bit(state: Array, out: Array, probabilities: Array, slot: Any, bit: Any) -> None:
     # state: low, range, cache, cache_size, position
     if slot >= 0:
         p = np.int64(probabilities[slot])
@@ -91,7 +91,7 @@ def _flush(state: Array, out: Array) -> None:
 
 
 @inline
-def _decode_bit(state: Array, data: Array, probabilities: Array, slot: int) -> int:
+def _decode_bit(state: Array, data: Array, probabilities: Array, slot: Any) -> Any:
     # state: code, range, position
     if slot >= 0:
         p = np.int64(probabilities[slot])

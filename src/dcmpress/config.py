@@ -40,7 +40,9 @@ RELOADABLE = (
     "dicom.pdu_timeout",
     "dicom.response_timeout",
     "dicom.find_limit",
+    "dicom.commitment",
     "compression.rules",
+    "compression.previews",
     "pipeline.settle_seconds",
     "log.level",
     "log.patient_data",
@@ -78,6 +80,13 @@ class AllowConfig(_Section):
     networks: tuple[IPv4Network | IPv6Network, ...] = ()
 
 
+class CommitmentConfig(_Section):
+    """Storage commitment."""
+
+    policy: Literal["durable", "verified"] = "durable"
+    give_up_hours: Annotated[float, Field(gt=0)] = 72.0
+
+
 class DicomConfig(_Section):
     """The DICOM listener."""
 
@@ -97,6 +106,7 @@ class DicomConfig(_Section):
     response_timeout: Seconds = 120.0
     shutdown_timeout: Seconds = 30.0
     find_limit: Annotated[int, Field(ge=0)] = 0
+    commitment: CommitmentConfig = Field(default_factory=CommitmentConfig)
 
     @model_validator(mode="after")
     def _listens_safely(self) -> "DicomConfig":
@@ -152,22 +162,19 @@ def _check_lossless(name: str, parameters: Mapping[str, Any]) -> None:
         raise ValueError(f"codec {name} is lossy; what is received is only ever kept lossless")
 
 
-class RuleConfig(_Section):
-    """Which codec compresses what."""
-
+class _Rule(_Section):
     match: Mapping[str, str] = {}
     codec: Annotated[str, BeforeValidator(_known_codec)]
     effort: str | None = None
     parameters: Mapping[str, Any] = {}
 
     @model_validator(mode="after")
-    def _usable(self) -> "RuleConfig":
+    def _matches_what_is_known(self) -> "_Rule":
         for attribute in self.match:
             if attribute not in RULE_ATTRIBUTES:
                 near = difflib.get_close_matches(attribute, RULE_ATTRIBUTES, 1)
                 hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(RULE_ATTRIBUTES)}"
                 raise ValueError(f"cannot match on {attribute}{hint}")
-        _check_lossless(self.codec, self.codec_parameters)
         return self
 
     @property
@@ -177,12 +184,31 @@ class RuleConfig(_Section):
         return {**effort, **self.parameters}
 
 
+class RuleConfig(_Rule):
+    """Which codec compresses what."""
+
+    @model_validator(mode="after")
+    def _usable(self) -> "RuleConfig":
+        _check_lossless(self.codec, self.codec_parameters)
+        return self
+
+
+class PreviewConfig(_Rule):
+    """Which lossy codec makes previews of what, beside the lossless originals."""
+
+    @model_validator(mode="after")
+    def _usable(self) -> "PreviewConfig":
+        if get_codec(self.codec, **self.codec_parameters).lossless:
+            raise ValueError(f"codec {self.codec} is lossless: its preview would be the image once more")
+        return self
+
+
 class ColdConfig(_Section):
     """The codec of idle-time re-compression."""
 
     after_days: Annotated[float, Field(ge=0)] = 30.0
     codec: Annotated[str, BeforeValidator(_known_codec)] = "interframe"
-    effort: str | None = "balanced"
+    effort: str | None = "dense"
     parameters: Mapping[str, Any] = {}
 
     @model_validator(mode="after")
@@ -200,6 +226,7 @@ class CompressionConfig(_Section):
     """Which codec compresses what."""
 
     cold: ColdConfig = Field(default_factory=ColdConfig)
+    previews: tuple[PreviewConfig, ...] = ()
 
     rules: tuple[RuleConfig, ...] = Field(
         default_factory=lambda: (RuleConfig(codec="interframe", effort="balanced"),)

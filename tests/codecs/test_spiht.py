@@ -1,6 +1,7 @@
 """The codecs `spiht` and `spiht-lossy`: the papers' examples, prefixes, damage."""
 
 import os
+import struct
 from itertools import pairwise
 from pathlib import Path
 
@@ -296,6 +297,14 @@ def test_prefix_shorter_than_the_header_is_refused():
     for size in range(HEADER_SIZE):
         with pytest.raises(CodecError):
             Spiht().decode_prefix(data[:size])
+
+
+def test_a_prefix_of_very_many_frames_takes_no_time():
+    data = Spiht().encode(np.zeros((1, 1, 1), np.uint8))
+    many = data[:8] + struct.pack("<I", 1 << 26) + data[12:HEADER_SIZE] + data[HEADER_SIZE : HEADER_SIZE + 4]
+    assert Spiht().decode_prefix(many).shape == (1 << 26, 1, 1)
+    with pytest.raises(CodecError):
+        Spiht().decode(repair_checksum(many))
 
 
 def test_levels_leave_four_low_pass_rows():

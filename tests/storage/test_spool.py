@@ -314,3 +314,17 @@ def test_names_are_locked_while_written(spool: Spool) -> None:
     with Path(writer._part).open("rb") as file, pytest.raises(BlockingIOError):
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     writer.abandon()
+
+
+def test_a_flush_that_fails_while_preparing(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_fd: int) -> None:
+        raise OSError(errno.EIO, "lost")
+
+    before = open_files()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fail)
+        with pytest.raises(OSError, match="lost"):
+            spool.begin(META, SENDER)
+    assert list(spool.folder.iterdir()) == []
+    assert open_files() == before
+    written(spool).finish()

@@ -63,6 +63,7 @@ def main() -> None:
     # The commands register themselves with `app`.
     from dcmpress.cli import (  # noqa: F401
         archive_commands,
+        bench,
         config_commands,
         estimate,
         recompress,

@@ -1,6 +1,8 @@
 """From the configuration to the settings of each room."""
 
-from dcmpress.config import Config
+from collections.abc import Sequence
+
+from dcmpress.config import Config, PreviewConfig, RuleConfig
 from dcmpress.scp.settings import AllowedCaller, Peer, ScpSettings
 from dcmpress.storage.archive import Archive, ArchiveSettings
 from dcmpress.storage.compress import CodecChoice
@@ -29,10 +31,14 @@ def pipeline_settings(config: Config) -> PipelineSettings:
         max_chain=pipeline.max_chain,
         min_correlation=pipeline.min_correlation,
         segment_bytes=pipeline.segment_mib << 20,
-        rules=tuple(
-            CompressionRule(CodecChoice(rule.codec, rule.codec_parameters), dict(rule.match))
-            for rule in config.compression.rules
-        ),
+        rules=_rules(config.compression.rules),
+        previews=_rules(config.compression.previews),
+    )
+
+
+def _rules(rules: Sequence[RuleConfig | PreviewConfig]) -> tuple[CompressionRule, ...]:
+    return tuple(
+        CompressionRule(CodecChoice(rule.codec, rule.codec_parameters), dict(rule.match)) for rule in rules
     )
 
 
@@ -55,6 +61,8 @@ def scp_settings(config: Config) -> ScpSettings:
         response_timeout=dicom.response_timeout,
         shutdown_timeout=dicom.shutdown_timeout,
         find_limit=dicom.find_limit,
+        commitment_policy=dicom.commitment.policy,
+        commitment_hours=dicom.commitment.give_up_hours,
     )
 
 

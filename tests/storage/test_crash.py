@@ -1,0 +1,187 @@
+"""The process ends at every step of the write order; afterwards everything acknowledged is there.
+
+A child process stops (`os._exit`) before its k-th step, for every k that there is. Steps are what changes a
+disk: writes and flushes of spool files, sections and flushes of blobs, renames, removals, commits. The
+compression runs inside the child, so that its steps count too.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection
+
+from dcmpress.storage.archive import Archive
+from dcmpress.storage.blob import BlobWriter
+from dcmpress.storage.compress import CodecChoice
+from dcmpress.storage.pipeline import CompressionRule, Pipeline, PipelineSettings
+from dcmpress.storage.verify import verify
+from tests.storage.objects import encoded, image, open_archive, opened, picture, receive, served
+
+STOPPED = 77
+N_IMAGES = 3
+
+
+class Inline:
+    """Stands in for the pool of workers: does the work at once, here."""
+
+    def submit(self, work: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        try:
+            future.set_result(work(*arguments))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+    def shutdown(self, **_: object) -> None:
+        pass
+
+    _processes: dict[int, Any] = {}  # noqa: RUF012
+
+
+def pipeline_of(archive: Archive) -> Pipeline:
+    pipeline = Pipeline(archive, PipelineSettings(rules=(CompressionRule(CodecChoice("zstd")),)))
+    pipeline._pool = Inline()  # type: ignore[assignment]
+    return pipeline
+
+
+def data_sets() -> dict[str, bytes]:
+    sent = {}
+    for number in range(1, N_IMAGES + 1):
+        data_set = image(number, picture(12, 16, seed=number))
+        sent[str(data_set.SOPInstanceUID)] = encoded(data_set)
+    return sent
+
+
+def changed(data: bytes) -> bytes:
+    return data.replace(b"Test^Image", b"Test^Other")
+
+
+def live(folder: Path, acknowledged: int, policy: str) -> None:
+    """Receive, compress, receive equal and other bytes, compress again; note each acknowledgement."""
+
+    def take(archive: Archive, uid: str, data: bytes) -> None:
+        receive(archive, data, uid)
+        note = json.dumps([uid, hashlib.sha256(data).hexdigest()]) + "\n"
+        UNCOUNTED_WRITE(acknowledged, note.encode())
+
+    sent = data_sets()
+    first = next(iter(sent))
+    archive = open_archive(folder, on_conflict=policy)
+    archive.recover()
+    for uid, data in sent.items():
+        take(archive, uid, data)
+    pipeline_of(archive).drain()
+    take(archive, first, sent[first])
+    take(archive, first, changed(sent[first]))
+    pipeline_of(archive).drain()
+    archive.close()
+
+
+UNCOUNTED_WRITE = os.write
+
+
+class Stopper:
+    """Ends the process before step number `at`."""
+
+    def __init__(self, at: int) -> None:
+        self.left = at
+
+    def before(self, owner: Any, name: str) -> None:
+        real = getattr(owner, name)
+
+        def step(*arguments: Any, **named: Any) -> Any:
+            if self.left == 0:
+                os._exit(STOPPED)
+            self.left -= 1
+            return real(*arguments, **named)
+
+        setattr(owner, name, step)
+
+
+STEPS: list[tuple[Any, str]] = [
+    *((os, name) for name in ("write", "pwrite", "fsync")),
+    *((Path, name) for name in ("rename", "unlink", "mkdir", "chmod")),
+    *((BlobWriter, name) for name in ("__init__", "add", "finish", "close")),
+    (Connection, "commit"),
+]
+
+
+def run_until(step: int, folder: Path, policy: str) -> int:
+    """Run `live` in a child that ends before step `step`; return its exit code."""
+    acknowledged = os.open(folder / "acknowledged", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            stopper = Stopper(step)
+            for owner, name in STEPS:
+                stopper.before(owner, name)
+            live(folder / "archive", acknowledged, policy)
+            code = 0
+        finally:
+            os._exit(code)
+    os.close(acknowledged)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def check(folder: Path, policy: str) -> None:
+    """Check what a crash left, before and after it is compressed."""
+    lines = (folder / "acknowledged").read_text().splitlines()
+    acknowledged: dict[str, list[str]] = {}
+    for line in lines:
+        uid, digest = json.loads(line)
+        acknowledged.setdefault(uid, []).append(digest)
+    with opened(folder / "archive", on_conflict=policy) as archive:
+        assert archive.recover().problems == {}
+        assert list(archive.spool.folder.glob("*.part")) == []
+        assert list(archive.blobs.staging.iterdir()) == []
+        for again in (False, True):
+            for uid, digests in acknowledged.items():
+                kept = {version.sha256.hex() for version in archive.catalog.versions(uid)}
+                assert policy == "replace" or kept >= set(digests)
+                newest = hashlib.sha256(served(archive, uid)).hexdigest()
+                # What was whole when the crash came, and not acknowledged yet, may have been taken in too.
+                assert newest == digests[-1] or newest not in digests
+            if not again:
+                pipeline_of(archive).drain()
+                assert archive.spool.names() == []
+                assert [v.problems for v in verify(archive, mark=False) if v.problems] == []
+                assert archive.catalog.settling.blobs_being_written() == []
+
+
+@pytest.fixture
+def memory_folder(tmp_path: Path) -> Iterator[Path]:
+    """A folder in memory where there is one: a crashed process loses nothing there either, and it is quick."""
+    shared = Path("/dev/shm")
+    if not os.access(shared, os.W_OK):
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(dir=shared) as folder:
+        yield Path(folder)
+
+
+@pytest.mark.parametrize("policy", ["keep-both", "replace"])
+def test_nothing_acknowledged_is_lost(memory_folder: Path, policy: str) -> None:
+    template = memory_folder / "template"
+    open_archive(template / "archive", on_conflict=policy).close()
+    points = 0
+    while True:
+        folder = memory_folder / str(points)
+        shutil.copytree(template, folder)
+        code = run_until(points, folder, policy)
+        assert code in (0, STOPPED)
+        check(folder, policy)
+        shutil.rmtree(folder)
+        if code == 0:
+            break
+        points += 1
+    print(f"stopped at {points} points")
+    assert points > 60
