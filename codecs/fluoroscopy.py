@@ -76,6 +76,12 @@ class Fluoroscopy(Codec):
     max_groups: int = 3
     max_chain: int = 16
 
+    def __post_init__(self) -> None:
+        if not -1 <= self.min_correlation <= 1:
+            raise ValueError(f"min_correlation must be from -1 to 1, not {self.min_correlation}")
+        if self.max_groups < 1 or self.max_chain < 0:
+            raise ValueError("max_groups must be at least 1, max_chain at least 0")
+
     def encode(
         self,
         frames: NDArray[Any],
