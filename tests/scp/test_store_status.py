@@ -90,7 +90,7 @@ def test_a_disk_that_fills_in_the_middle_of_a_store(node: Node) -> None:
             wire.release()
     finally:
         resource.prlimit(node.process.pid, resource.RLIMIT_FSIZE, (hard, hard))
-    assert not list((node.data / "spool").glob("*.part"))
+    assert not node.partial()
     assert uid not in found(node.port)
     assert store(node, uid, data) == 0
 
