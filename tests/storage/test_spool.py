@@ -144,7 +144,12 @@ def test_every_name_was_flushed_before_it_is_used(spool: Spool, monkeypatch: pyt
 def test_new_folders_are_flushed_upwards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     flushed: list[str] = []
     real = os.fsync
-    monkeypatch.setattr(os, "fsync", lambda fd: (flushed.append(path_of(fd)), real(fd)))
+
+    def fsync(fd: int) -> None:
+        flushed.append(path_of(fd))
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", fsync)
     Spool(tmp_path / "a" / "b" / "spool")
     assert flushed == [str(tmp_path), str(tmp_path / "a"), str(tmp_path / "a" / "b")]
 
