@@ -59,16 +59,21 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
         yield running
 
 
+def spent_in(pid: int, seconds: float) -> float:
+    """Return the processor time that a process uses in the next seconds."""
+    before = cpu_seconds(pid)
+    time.sleep(seconds)
+    return cpu_seconds(pid) - before
+
+
 def test_50_idle_associations_cost_nothing(node: Node) -> None:
     assert node.process is not None
+    pid = node.process.pid
     wires = [Wire(node.port) for _ in range(50)]
     for wire in wires:
         wire.associate(ECHO)
-    time.sleep(0.5)
-    before = cpu_seconds(node.process.pid)
-    time.sleep(5)
-    spent = cpu_seconds(node.process.pid) - before
-    assert spent <= 5 * IDLE_LIMIT
+    # A node that has just started is busy once, warming its workers; what associations cost never ends.
+    assert min(spent_in(pid, 5) for _ in range(3)) <= 5 * IDLE_LIMIT
     for wire in wires:
         wire.send(wire.message(1, echo_rq()))
         assert wire.status() == 0
