@@ -37,6 +37,8 @@ class Settings:
     row_step: int
     """Rows of a tile, of which one is looked at in fitting coefficients."""
     iterations: int
+    warm_iterations: int
+    """The same, where the batch before left classes to start from."""
     mode_step: int
     """Rows of a tile, of which one is looked at in choosing between a class and the other labels."""
     spatial_taps: tuple[int, ...]
@@ -55,6 +57,7 @@ FAST = Settings(
     classes=8,
     row_step=16,
     iterations=3,
+    warm_iterations=2,
     mode_step=8,
     spatial_taps=(1, 3, 4, 5, 6, 7, 10, 11, 12),
     reference_taps=tuple(range(17, 26)),
@@ -64,9 +67,10 @@ FAST = Settings(
 BALANCED = Settings(
     tile=32,
     small_tile=32,
-    classes=32,
+    classes=40,
     row_step=3,
-    iterations=5,
+    iterations=6,
+    warm_iterations=3,
     mode_step=4,
     spatial_taps=tuple(range(1, predict.N_SPATIAL)),
     reference_taps=tuple(range(17, 26)),
@@ -153,9 +157,14 @@ def _fit_classes(choice: _Choice, kind: int, users: list[int]) -> None:
         )  # fmt: skip
         frames.turn(i)
     n_classes = max(1, min(settings.classes, len(grams) // _TILES_PER_CLASS))
-    vectors = np.zeros((n_classes, len(taps) + 1), np.float32)
+    vectors = frames.classes.get(kind)
+    warm = vectors is not None and vectors.shape == (n_classes, len(taps) + 1)
+    if vectors is None or not warm:
+        vectors = np.zeros((n_classes, len(taps) + 1), np.float32)
     assignment = np.zeros(len(grams), np.int64)
-    fit.cluster(grams, vectors, assignment, settings.iterations)
+    rounds = settings.warm_iterations if warm else settings.iterations
+    fit.cluster(grams, vectors, assignment, rounds, warm)
+    frames.classes[kind] = vectors
     choice.classes[kind] = fit.quantise(vectors, np.array(taps), choice.shift, choice.coarse)
     for k, i in enumerate(users):
         labels = choice.labels[i - choice.members[0]]

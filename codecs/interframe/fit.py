@@ -45,7 +45,7 @@ def tile_grams(
     A row holds the lower triangle of a Gram matrix, row by row, then zeros.
 
     The m + 1 vectors are the fitted taps less W, and the sample less W, all times the sample's weight
-    1 / (1 + mean g + g), g = |N-W| + |NW-N| + |NE-N| + |NN-N|: edges count less.
+    1 / (1 + 2 mean g + g), g = |N-W| + |NW-N| + |NE-N| + |NN-N|: edges count less.
 
     frames, offsets : int64 arrays, shape (m,): the frame of each tap (0, 1, 2...) and its flat offset.
     """
@@ -81,7 +81,7 @@ def tile_grams(
                     gradient[np.uint64(n + x)] = g
                     where[np.uint64(n + x)] = i
                 n += width
-            mean = np.float32(1.0) + np.float32(total) / np.float32(max(n, 1))
+            mean = np.float32(1.0) + np.float32(2.0) * np.float32(total) / np.float32(max(n, 1))
             for k in range(n):
                 gradient[np.uint64(k)] = np.float32(_UNIT) / (mean + gradient[np.uint64(k)])
             for t in range(m + 1):
@@ -189,14 +189,14 @@ def _nearest(grams: Array, products: Array, n_classes: int, assignment: Array, l
 
 
 @njit
-def cluster(grams: Array, vectors: Array, assignment: Array, iterations: int) -> None:
+def cluster(grams: Array, vectors: Array, assignment: Array, iterations: int, warm: bool) -> None:
     """Find `len(vectors)` sets of coefficients and the best of them for each tile.
 
     Parameters
     ----------
     grams : float32 array, shape (tiles, packed_size(m))
     vectors : float32 array, shape (classes, m + 1); written
-        Coefficients, then -1.
+        Coefficients, then -1. If `warm`, they are the start.
     assignment : int64 array, shape (tiles,); written
     iterations : int
         So often the classes are moved.
@@ -212,23 +212,27 @@ def cluster(grams: Array, vectors: Array, assignment: Array, iterations: int) ->
     products = np.zeros((size, (n_classes + 15) // 16 * 16), np.float32)
     least = np.zeros(n_tiles, np.float32)
 
-    for t in range(n_tiles):
-        scale = 1.0 / (np.float64(grams[t, last]) + 100.0)
-        for p in range(size):
-            totals[0, p] += scale * grams[t, np.uint64(p)]
-    _solve(totals[0], m, matrix, solution)
-    for c in range(n_classes):
-        for i in range(m):
-            vectors[c, i] = solution[i]
-        vectors[c, m] = -1.0
-    _products(vectors[:1], products)
-    _nearest(grams, products, 1, assignment, least)
-    relative = np.empty(n_tiles, np.float32)
-    for t in range(n_tiles):
-        relative[t] = least[t] / (grams[t, last] + np.float32(1.0))
-    order = np.argsort(relative, kind="mergesort")
-    for rank in range(n_tiles):
-        assignment[order[rank]] = rank * n_classes // n_tiles
+    if warm:
+        _products(vectors, products)
+        _nearest(grams, products, n_classes, assignment, least)
+    else:
+        for t in range(n_tiles):
+            scale = 1.0 / (np.float64(grams[t, last]) + 100.0)
+            for p in range(size):
+                totals[0, p] += scale * grams[t, np.uint64(p)]
+        _solve(totals[0], m, matrix, solution)
+        for c in range(n_classes):
+            for i in range(m):
+                vectors[c, i] = solution[i]
+            vectors[c, m] = -1.0
+        _products(vectors[:1], products)
+        _nearest(grams, products, 1, assignment, least)
+        relative = np.empty(n_tiles, np.float32)
+        for t in range(n_tiles):
+            relative[t] = least[t] / (grams[t, last] + np.float32(1.0))
+        order = np.argsort(relative, kind="mergesort")
+        for rank in range(n_tiles):
+            assignment[order[rank]] = rank * n_classes // n_tiles
 
     for _ in range(iterations):
         totals[:] = 0.0

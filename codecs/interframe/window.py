@@ -26,6 +26,8 @@ class Window:
         _, self.rows, self.columns = planes.shape
         self.size = geometry.padded_size(self.rows, self.columns)
         self.errors: dict[int, Array] = {}
+        self.classes: dict[int, Array] = {}
+        """The encoder's: coefficients of the batch before, by kind."""
         self.last_use = {r: i for i, r in enumerate(references) if r >= 0}
         self.current = np.zeros(self.size, np.int32)
         self.reference = np.zeros(self.size, np.int32)
