@@ -56,7 +56,7 @@ FAST = Settings(
     small_tile=32,
     classes=8,
     row_step=16,
-    iterations=3,
+    iterations=2,
     warm_iterations=2,
     mode_step=8,
     spatial_taps=(1, 3, 4, 5, 6, 7, 10, 11, 12),
@@ -69,13 +69,13 @@ BALANCED = Settings(
     small_tile=32,
     classes=56,
     row_step=3,
-    iterations=6,
+    iterations=4,
     warm_iterations=2,
-    mode_step=2,
+    mode_step=3,
     spatial_taps=tuple(range(1, predict.N_SPATIAL)),
     reference_taps=tuple(range(17, 26)),
     n_extra=2,
-    weight_step=16,
+    weight_step=24,
 )
 
 
