@@ -56,7 +56,7 @@ FAST = Settings(
     small_tile=32,
     classes=8,
     row_step=16,
-    iterations=3,
+    iterations=2,
     warm_iterations=2,
     mode_step=8,
     spatial_taps=(1, 3, 4, 5, 6, 7, 10, 11, 12),
@@ -67,15 +67,15 @@ FAST = Settings(
 BALANCED = Settings(
     tile=32,
     small_tile=32,
-    classes=40,
+    classes=56,
     row_step=3,
-    iterations=6,
-    warm_iterations=3,
-    mode_step=4,
+    iterations=4,
+    warm_iterations=2,
+    mode_step=3,
     spatial_taps=tuple(range(1, predict.N_SPATIAL)),
     reference_taps=tuple(range(17, 26)),
     n_extra=2,
-    weight_step=16,
+    weight_step=24,
 )
 
 
@@ -164,8 +164,11 @@ def _fit_classes(choice: _Choice, kind: int, users: list[int]) -> None:
     assignment = np.zeros(len(grams), np.int64)
     rounds = settings.warm_iterations if warm else settings.iterations
     fit.cluster(grams, vectors, assignment, rounds, warm)
-    frames.classes[kind] = vectors
-    choice.classes[kind] = fit.quantise(vectors, np.array(taps), choice.shift, choice.coarse)
+    classes = fit.quantise(vectors, np.array(taps), choice.shift, choice.coarse)
+    order = fit.similar_order(classes)
+    assignment = np.argsort(order)[assignment]
+    frames.classes[kind] = vectors[order]
+    choice.classes[kind] = classes[order]
     for k, i in enumerate(users):
         labels = choice.labels[i - choice.members[0]]
         labels[...] = assignment[k * n_tiles : (k + 1) * n_tiles].reshape(labels.shape)

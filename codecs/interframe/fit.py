@@ -266,6 +266,16 @@ def quantise(vectors: Array, taps: Array, shift: int, coarse: int) -> Array:
     return classes
 
 
+def similar_order(classes: Array) -> Array:
+    """Return an order of classes in which each is like the one before, which makes the differences small."""
+    left = list(range(1, len(classes)))
+    order = [0]
+    while left:
+        distances = np.abs(classes[left] - classes[order[-1]])[:, 1:].sum(axis=1)
+        order.append(left.pop(int(np.argmin(distances))))
+    return np.array(order)
+
+
 @njit
 def context_equations(
     errors: Array, reference: Array, rows: int, columns: int, step: int, matrix: Array

@@ -38,8 +38,8 @@ class Window:
 
     def new_errors(self, i: int) -> Array:
         """Return an error map for frame `i`, kept until its last user is done."""
-        errors = self._spare.pop() if self._spare else np.empty(self.size, np.uint16)
-        errors[:] = 0
+        # A used map needs no clearing: each frame writes the same places of it, and the rest stays zero.
+        errors = self._spare.pop() if self._spare else np.zeros(self.size, np.uint16)
         self.errors[i] = errors
         return errors
 
