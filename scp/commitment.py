@@ -246,7 +246,7 @@ class CommitmentReporter:
     def _report(self, peer: Peer, pending: PendingCommitment, judgement: Judgement) -> None:
         settings = self.settings
         layer = UpperLayer(
-            negotiation.connect(peer.host, peer.port, settings.association_timeout), settings.pdu_timeout
+            negotiation.connect(peer, settings.association_timeout, settings.tls_files), settings.pdu_timeout
         )
         try:
             negotiated = negotiation.request(

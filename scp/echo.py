@@ -22,6 +22,7 @@ from dcmpress.scp.log import logger
 from dcmpress.scp.negotiation import Context
 from dcmpress.scp.settings import Peer
 from dcmpress.scp.status import SUCCESS
+from dcmpress.scp.tls import TlsFiles
 from dcmpress.scp.upper_layer import UpperLayer
 
 
@@ -32,7 +33,7 @@ def serve_echo(association: Association, context: Context, command: Command) -> 
     logger.info("echo")
 
 
-def echo(peer: Peer, calling_ae: str, timeout: float = 5.0) -> float:
+def echo(peer: Peer, calling_ae: str, timeout: float = 5.0, tls_files: TlsFiles | None = None) -> float:
     """Send a C-ECHO to a peer; return the seconds that it took to answer.
 
     Raises
@@ -40,7 +41,7 @@ def echo(peer: Peer, calling_ae: str, timeout: float = 5.0) -> float:
     NetworkError
         If it cannot be reached, rejects the association or does not answer with success.
     """
-    layer = UpperLayer(negotiation.connect(peer.host, peer.port, timeout), timeout)
+    layer = UpperLayer(negotiation.connect(peer, timeout, tls_files), timeout)
     try:
         proposed = [(VERIFICATION, QUERY_SYNTAXES[:2])]
         negotiated = negotiation.request(layer, calling_ae, peer.ae_title, proposed, 16384, timeout)

@@ -22,9 +22,11 @@ from pynetdicom.pdu_primitives import (
 )
 from pynetdicom.presentation import PresentationContext, negotiate_as_acceptor, negotiate_as_requestor
 
-from dcmpress.scp import upper_layer
+from dcmpress.scp import tls, upper_layer
 from dcmpress.scp.contexts import FIND_CLASSES, GET_CLASSES, MOVE_CLASSES, QUERY_SYNTAXES
 from dcmpress.scp.errors import AbortedError, ProtocolError, RefusedError
+from dcmpress.scp.settings import Peer
+from dcmpress.scp.tls import TlsFiles
 from dcmpress.scp.upper_layer import UpperLayer
 from dcmpress.storage.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
@@ -205,12 +207,25 @@ def reject(layer: UpperLayer, why: tuple[int, int, int]) -> None:
     layer.send(pdu.encode())
 
 
-def connect(host: str, port: int, timeout: float) -> socket.socket:
-    """Open a TCP connection; raise RefusedError if nobody listens there."""
+def connect(peer: Peer, timeout: float, tls_files: TlsFiles | None = None) -> socket.socket:
+    """Open a connection to a peer, by TLS if it wants that, with our certificate.
+
+    Raises
+    ------
+    RefusedError
+        If nobody listens there, or a certificate does not hold.
+    """
     try:
-        return socket.create_connection((host, port), timeout)
+        connection = socket.create_connection((peer.host, peer.port), timeout)
+        if not peer.tls:
+            return connection
+        context = tls.requestor(tls_files, tls_files.authorities if tls_files else None)
     except OSError as error:
-        raise RefusedError(f"{host} port {port}: {error}") from None
+        raise RefusedError(f"{peer.ae_title} at {peer.host} port {peer.port}: {error}") from None
+    try:
+        return tls.wrap(connection, context, timeout, peer.tls_name or peer.host)
+    except RefusedError as error:
+        raise RefusedError(f"{peer.ae_title} at {peer.host} port {peer.port}: {error}") from None
 
 
 def request(

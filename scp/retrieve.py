@@ -283,7 +283,7 @@ def _log_destination(destination: Peer, error: _DestinationError) -> None:
 def _open(destination: Peer, located: Sequence[Located], settings: ScpSettings) -> Association:
     """Open an association with a destination for instances; raise _DestinationError if that fails."""
     try:
-        connected = negotiation.connect(destination.host, destination.port, settings.association_timeout)
+        connected = negotiation.connect(destination, settings.association_timeout, settings.tls_files)
         layer = UpperLayer(connected, settings.pdu_timeout)
         try:
             negotiated = negotiation.request(

@@ -3,6 +3,7 @@
 import contextlib
 import resource
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from dcmpress.scp import negotiation
+from dcmpress.scp import negotiation, tls
 from dcmpress.scp.association import Association, describe
 from dcmpress.scp.commands import (
     C_CANCEL_RQ,
@@ -87,22 +88,34 @@ class DicomServer:
         self._connections: set[_Connection] = set()
         self._lock = threading.Lock()
         self._stopping = threading.Event()
-        self._listener: socket.socket | None = None
-        self._thread: threading.Thread | None = None
+        self._listeners: list[socket.socket] = []
+        self._threads: list[threading.Thread] = []
         self._serial = 0
         self._reporter = CommitmentReporter(archive, settings)
 
     def start(self) -> int:
         """Begin to accept associations; return the port (chosen by the system if it was 0)."""
         _raise_file_limit()
-        family = socket.AF_INET6 if ":" in self.settings.bind else socket.AF_INET
-        self._listener = socket.create_server(
-            (self.settings.bind, self.settings.port), family=family, backlog=_BACKLOG
-        )
-        self._thread = threading.Thread(target=self._accept, name="listener", daemon=True)
-        self._thread.start()
+        port = self._listen(self.settings.port, None)
+        if self.settings.tls_port and self.settings.tls_files is not None:
+            context = tls.acceptor(
+                self.settings.tls_files, require_certificate=self.settings.tls_require_certificate
+            )
+            self._listen(self.settings.tls_port, context)
+        for thread in self._threads:
+            thread.start()
         self._reporter.start()
-        return int(self._listener.getsockname()[1])
+        return port
+
+    def _listen(self, port: int, context: ssl.SSLContext | None) -> int:
+        family = socket.AF_INET6 if ":" in self.settings.bind else socket.AF_INET
+        listener = socket.create_server((self.settings.bind, port), family=family, backlog=_BACKLOG)
+        self._listeners.append(listener)
+        name = "listener" if context is None else "tls-listener"
+        self._threads.append(
+            threading.Thread(target=self._accept, args=(listener, context), name=name, daemon=True)
+        )
+        return int(listener.getsockname()[1])
 
     def reconfigure(self, settings: ScpSettings) -> None:
         """Use other settings for associations to come; the address that is listened on stays."""
@@ -113,12 +126,12 @@ class DicomServer:
         """Stop listening, let messages under way finish, end every association."""
         self._stopping.set()
         self._reporter.stop()
-        if self._listener is not None:
+        for listener in self._listeners:
             with contextlib.suppress(OSError):
-                self._listener.shutdown(socket.SHUT_RDWR)
-            self._listener.close()
-        if self._thread is not None:
-            self._thread.join()
+                listener.shutdown(socket.SHUT_RDWR)
+            listener.close()
+        for thread in self._threads:
+            thread.join()
         deadline = time.monotonic() + self.settings.shutdown_timeout
         while True:
             with self._lock:
@@ -141,13 +154,12 @@ class DicomServer:
         """Connections that are open now."""
         return len(self._connections)
 
-    # One thread
+    # One thread per listener
 
-    def _accept(self) -> None:
-        assert self._listener is not None
+    def _accept(self, listener: socket.socket, context: ssl.SSLContext | None) -> None:
         while not self._stopping.is_set():
             try:
-                accepted, address = self._listener.accept()
+                accepted, address = listener.accept()
             except OSError as error:
                 if self._stopping.is_set():
                     return
@@ -159,7 +171,7 @@ class DicomServer:
                 serial = self._serial
             thread = threading.Thread(
                 target=self._serve_connection,
-                args=(accepted, str(address[0]), serial),
+                args=(accepted, context, str(address[0]), serial),
                 name=f"association-{serial}",
                 daemon=True,
             )
@@ -171,10 +183,18 @@ class DicomServer:
 
     # One thread per connection
 
-    def _serve_connection(self, accepted: socket.socket, host: str, serial: int) -> None:
+    def _serve_connection(
+        self, accepted: socket.socket, context: ssl.SSLContext | None, host: str, serial: int
+    ) -> None:
         settings = self.settings
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(association=serial, host=host)
+        if context is not None:
+            try:
+                accepted = tls.wrap(accepted, context, settings.association_timeout)
+            except RefusedError as error:
+                logger.warning("connection refused", problem=str(error))
+                return
         connection = _Connection(
             UpperLayer(accepted, min(settings.pdu_timeout, settings.association_timeout))
         )

@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Literal
 
+from dcmpress.scp.tls import TlsFiles
+
 
 @dataclass(frozen=True)
 class Peer:
@@ -12,6 +14,9 @@ class Peer:
     ae_title: str
     host: str
     port: int
+    tls: bool = False
+    tls_name: str = ""
+    """Name in its certificate; empty: `host`."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,11 @@ class ScpSettings:
     """Empty: anyone who can reach the port."""
     require_called_ae: bool = False
     accept_private_sop_classes: bool = True
+    tls_port: int = 0
+    """Listens there for TLS as well; 0: nowhere."""
+    tls_files: TlsFiles | None = None
+    """Our certificate, for the TLS port and for peers; its authorities judge theirs."""
+    tls_require_certificate: bool = True
     max_associations: int = 100
     max_pdu: int = 131072
     association_timeout: float = 30.0

@@ -8,6 +8,7 @@ a byte a second, is let go after `pdu_timeout`.
 import contextlib
 import select
 import socket
+import ssl
 import struct
 import time
 from collections.abc import Iterable, Iterator
@@ -137,6 +138,8 @@ class UpperLayer:
         """Tell whether the peer has sent something that was not read yet. Does not block."""
         if self._end > self._start:
             return True
+        if isinstance(self.socket, ssl.SSLSocket) and self.socket.pending():
+            return True  # decrypted already, so poll() does not see it
         poll = select.poll()  # unlike select(), takes file descriptors beyond 1023
         poll.register(self.socket, select.POLLIN)
         return bool(poll.poll(0))
@@ -197,7 +200,7 @@ class UpperLayer:
             raise ConnectionLostError(str(error)) from None
 
     def _sendmsg(self, views: list[memoryview]) -> int:
-        if hasattr(self.socket, "context"):  # TLS sockets have no sendmsg
+        if isinstance(self.socket, ssl.SSLSocket):  # TLS sockets have no sendmsg
             return self.socket.send(views[0])
         return self.socket.sendmsg(views)
 

@@ -30,7 +30,7 @@ from dcmpress.storage.transcode import encode
 PREVIEW_AE = "DCMPRESS-PREVIEW"
 """Stands for the sender of a preview."""
 
-METHODS = {"wavelet-threshold": "WAVELET_THRESH"}
+METHODS = {"spiht-lossy": "SPIHT", "wavelet-threshold": "WAVELET_THRESH"}
 """Codec -> (0028,2114) Lossy Image Compression Method: the standard has no term for these, and allows others."""
 
 _NOT_COPIED = (

@@ -65,12 +65,36 @@ Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(gt=0)]
 
 
+class TlsConfig(_Section):
+    """Our certificate, and where to listen for TLS."""
+
+    port: Annotated[int, Field(ge=0, le=65535)] = 0
+    certificate: Path | None = None
+    key: Path | None = None
+    authorities: Path | None = None
+    require_client_certificate: bool = True
+
+    @model_validator(mode="after")
+    def _complete(self) -> "TlsConfig":
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("certificate and key belong together")
+        if self.port and self.certificate is None:
+            raise ValueError("port: a TLS port needs a certificate and a key")
+        if self.port and self.require_client_certificate and self.authorities is None:
+            raise ValueError(
+                "authorities: name who vouches for callers, or require_client_certificate: false"
+            )
+        return self
+
+
 class PeerConfig(_Section):
     """An application entity that C-MOVE may send to."""
 
     ae_title: AETitle
     host: str = Field(min_length=1)
     port: Port
+    tls: bool = False
+    tls_name: str = ""
 
 
 class AllowConfig(_Section):
@@ -93,6 +117,7 @@ class DicomConfig(_Section):
     ae_title: AETitle = "DCMPRESS"
     bind: str = "127.0.0.1"
     port: Port = 11112
+    tls: TlsConfig = Field(default_factory=TlsConfig)
     peers: Mapping[str, PeerConfig] = {}
     allow: tuple[AllowConfig, ...] = ()
     accept_any_caller: bool = False
@@ -374,6 +399,12 @@ def _plain(tree: Any) -> Any:
 
 def _anchor_paths(values: dict[str, Any], folder: Path) -> None:
     """Make the paths of a config file relative to that file."""
+    dicom = values.get("dicom")
+    files = dicom.get("tls") if isinstance(dicom, dict) else None
+    if isinstance(files, dict):
+        for name in ("certificate", "key", "authorities"):
+            if isinstance(files.get(name), str):
+                files[name] = str(folder / files[name])
     storage = values.setdefault("storage", {})
     if not isinstance(storage, dict):
         return

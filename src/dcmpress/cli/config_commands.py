@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from dcmpress.cli.app import FAILED, ConfigOption, app, fail, load_config, out
-from dcmpress.cli.wiring import open_archive, scp_settings
+from dcmpress.cli.wiring import open_archive, scp_settings, tls_files
 from dcmpress.codecs.jit import CACHE_FOLDER
 from dcmpress.codecs.registry import get_codec
 from dcmpress.codecs.warm import warm
@@ -74,12 +74,8 @@ def check(config: ConfigOption = None) -> None:
         codec = rule.codec + (f" {rule.effort}" if rule.effort else "")
         checks.append((f"codec {codec}", lambda rule=rule: _codec(rule.codec, rule.codec_parameters)))  # type: ignore[misc]
     for peer in scp_settings(settings).peers:
-        checks.append(
-            (
-                f"peer {peer.ae_title} at {peer.host} port {peer.port}",
-                lambda peer=peer: f"answers C-ECHO in {echo(peer, settings.dicom.ae_title) * 1000:.0f} ms",  # type: ignore[misc]
-            )
-        )
+        what = f"peer {peer.ae_title} at {peer.host} port {peer.port}"
+        checks.append((what, lambda peer=peer: _peer(peer, settings)))  # type: ignore[misc]
     failures = 0
     for what, test in checks:
         try:
@@ -95,6 +91,11 @@ def check(config: ConfigOption = None) -> None:
         )
     if failures:
         raise typer.Exit(FAILED)
+
+
+def _peer(peer: Peer, settings: Config) -> str:
+    took = echo(peer, settings.dicom.ae_title, tls_files=tls_files(settings))
+    return f"answers C-ECHO in {took * 1000:.0f} ms"
 
 
 def _folder(folder: Path, settings: Config) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from dcmpress.config import Config, PreviewConfig, RuleConfig
 from dcmpress.scp.settings import AllowedCaller, Peer, ScpSettings
+from dcmpress.scp.tls import TlsFiles
 from dcmpress.storage.archive import Archive, ArchiveSettings
 from dcmpress.storage.compress import CodecChoice
 from dcmpress.storage.pipeline import CompressionRule, PipelineSettings
@@ -49,9 +50,15 @@ def scp_settings(config: Config) -> ScpSettings:
         ae_title=dicom.ae_title,
         bind=dicom.bind,
         port=dicom.port,
-        peers=tuple(Peer(peer.ae_title, peer.host, peer.port) for peer in dicom.peers.values()),
+        peers=tuple(
+            Peer(peer.ae_title, peer.host, peer.port, peer.tls, peer.tls_name)
+            for peer in dicom.peers.values()
+        ),
         allow=tuple(AllowedCaller(caller.ae_title, caller.networks) for caller in dicom.allow),
         require_called_ae=dicom.require_called_ae,
+        tls_port=dicom.tls.port,
+        tls_files=tls_files(config),
+        tls_require_certificate=dicom.tls.require_client_certificate,
         accept_private_sop_classes=dicom.accept_private_sop_classes,
         max_associations=dicom.max_associations,
         max_pdu=dicom.max_pdu,
@@ -64,6 +71,14 @@ def scp_settings(config: Config) -> ScpSettings:
         commitment_policy=dicom.commitment.policy,
         commitment_hours=dicom.commitment.give_up_hours,
     )
+
+
+def tls_files(config: Config) -> TlsFiles | None:
+    """Return our certificate, if there is one."""
+    files = config.dicom.tls
+    if files.certificate is None or files.key is None:
+        return None
+    return TlsFiles(files.certificate, files.key, files.authorities)
 
 
 def open_archive(config: Config) -> Archive:
