@@ -6,13 +6,20 @@ VENV := .venv
 BIN := $(VENV)/bin
 CONFIG ?= config.yaml
 
-.PHONY: serve test test-long check format bench-codecs bench-literature bench-node clean peers
+.PHONY: serve test test-bounds test-long fuzz check format bench-codecs bench-literature bench-node clean peers
 
 serve: $(VENV)/.installed
 	@exec $(BIN)/dcmpress serve --config $(CONFIG)
 
 test: $(VENV)/.installed-dev peers
 	$(BIN)/python -m pytest -q -m "not long"
+
+# The kernels once more with every array access checked.
+test-bounds: $(VENV)/.installed-dev
+	NUMBA_BOUNDSCHECK=1 $(BIN)/python -m pytest -q -m "not long" tests/codecs
+
+fuzz: $(VENV)/.installed-dev
+	NUMBA_BOUNDSCHECK=1 $(BIN)/python -m tests.fuzz.codecs --minutes 60
 
 test-long: $(VENV)/.installed-dev peers
 	$(BIN)/python -m pytest -q -m long

@@ -26,17 +26,21 @@ def rate_distortion(table: Table, file: Path) -> None:
 
 
 def ratio_by_correlation(table: Table, file: Path) -> None:
-    """Draw the ratios of Table I against the correlation coefficient, one panel for each kind of run."""
+    """Draw the ratios of Table I against one less the correlation coefficient, one panel for each run."""
     names = list(dict.fromkeys(row[0] for row in table.rows))
-    figure, axes = plt.subplots(1, len(names), figsize=(2.9 * len(names), 3.2), squeeze=False)
-    for axis, name in zip(axes[0], names, strict=True):
-        rows = [row for row in table.rows if row[0] == name]
+    n_columns = (len(names) + 1) // 2
+    figure, axes = plt.subplots(2, n_columns, figsize=(3.4 * n_columns, 6), squeeze=False, sharex=True)
+    for axis, name in zip(axes.flat, names, strict=False):
+        rows = [row for row in table.rows if row[0] == name and row[3] < 1]
         for column, label in enumerate(table.columns[4:], 4):
-            axis.plot([r[3] for r in rows], [r[column] for r in rows], ".", label=label)
-        axis.set_title(name, fontsize=8)
-        axis.set(xlabel="correlation", ylabel="ratio")
+            axis.plot([1 - r[3] for r in rows], [r[column] for r in rows], ".", label=label)
+        axis.set_title(name, fontsize=9)
+        axis.set(xlabel="1 - CC", xscale="log", ylabel="ratio", ylim=(0, None))
         axis.grid(alpha=0.3)
-    axes[0][0].legend(fontsize=7)
+    for axis in axes.flat[len(names) :]:
+        axis.set_axis_off()
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    axes.flat[-1].legend(handles, labels, loc="center" if len(names) % 2 else "best")
     _save(figure, file)
 
 
@@ -50,6 +54,9 @@ def bars_by_modality(table: Table, file: Path) -> None:
         axis.bar([i + k * width for i in range(len(rows))], [r[3 + k] for r in rows], width, label=codec)
     axis.set_xticks([i + 0.4 for i in range(len(rows))], [row[0] for row in rows], rotation=30)
     axis.set(ylabel="ratio", yscale="log")
+    axis.yaxis.set_major_formatter("{x:g}")
+    axis.yaxis.set_minor_formatter("{x:g}")
+    axis.margins(x=0.01)
     axis.legend(ncols=3, fontsize=7)
     axis.grid(axis="y", alpha=0.3)
     _save(figure, file)

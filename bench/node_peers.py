@@ -96,7 +96,7 @@ class Server:
         while not self._ended.wait(0.1):
             self.peak = max(self.peak, self.rss(), _peak_of(self._process.pid))
 
-    def _wait_until_idle(self, timeout: float = 60) -> None:
+    def _wait_until_idle(self, timeout: float = 300) -> None:
         """Wait until it has done what it does once: compile, warm up, open its files."""
         deadline = time.monotonic() + timeout
         before, quiet = self.cpu_seconds(), 0

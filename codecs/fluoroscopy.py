@@ -76,6 +76,12 @@ class Fluoroscopy(Codec):
     max_groups: int = 3
     max_chain: int = 16
 
+    def __post_init__(self) -> None:
+        if not -1 <= self.min_correlation <= 1:
+            raise ValueError(f"min_correlation must be from -1 to 1, not {self.min_correlation}")
+        if self.max_groups < 1 or self.max_chain < 0:
+            raise ValueError("max_groups must be at least 1, max_chain at least 0")
+
     def encode(
         self,
         frames: NDArray[Any],
@@ -126,7 +132,7 @@ class Fluoroscopy(Codec):
         ----------
         images : ndarray, shape (n, rows, columns), uint16
         """
-        step = max(1, min(images.shape[1:]) // 128)
+        step = max(1, min(images.shape[1:]) // 64)
         firsts: list[int] = []
         group_of = []
         for i, image in enumerate(images):
@@ -191,16 +197,18 @@ def _to_images(frames: NDArray[Any]) -> NDArray[np.uint16]:
     """Return every plane of every frame as uint16, signed values moved up so that their order stays."""
     if frames.ndim == 4:
         frames = np.moveaxis(frames, 3, 1).reshape(-1, *frames.shape[1:3])
-    lowest = np.iinfo(frames.dtype).min
-    if lowest:
-        return np.ascontiguousarray(frames.astype(np.int32) - lowest, np.uint16)
-    return np.ascontiguousarray(frames, np.uint16)
+    unsigned = np.ascontiguousarray(frames).view(f"uint{8 * frames.itemsize}")
+    if np.iinfo(frames.dtype).min:
+        unsigned = unsigned ^ unsigned.dtype.type(1 << (8 * frames.itemsize - 1))
+    return unsigned.astype(np.uint16, copy=False)
 
 
 def _to_frames(images: NDArray[np.uint16], dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
     """Undo `_to_images`."""
-    lowest = int(np.iinfo(dtype).min)
-    values = (images.astype(np.int32) + lowest if lowest else images).astype(dtype, copy=False)
+    unsigned = images.astype(f"uint{8 * dtype.itemsize}", copy=False)
+    if np.iinfo(dtype).min:
+        unsigned ^= unsigned.dtype.type(1 << (8 * dtype.itemsize - 1))
+    values = unsigned.view(dtype)
     if len(shape) == 3:
         return values.reshape(shape)
     planes = values.reshape(shape[0], shape[3], shape[1], shape[2])

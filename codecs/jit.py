@@ -2,7 +2,8 @@
 
 Numba's on-disk cache looks only at the file that holds a kernel, not at the helpers it calls in other
 files, so a changed helper would leave a stale kernel behind. The cache folder is therefore named after a
-hash over every source file of this room: any edit, or another Numba, starts a fresh one.
+hash over every source file of this room and the settings that change what is compiled: any edit, another
+Numba, or bounds checking (which Numba's own index leaves out too) starts a fresh one.
 """
 
 import hashlib
@@ -19,7 +20,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def _source_hash() -> str:
-    digest = hashlib.sha256(numba.__version__.encode())
+    settings = (numba.__version__, config.BOUNDSCHECK, config.OPT, config.CPU_NAME, config.CPU_FEATURES)
+    digest = hashlib.sha256(repr(settings).encode())
     room = Path(__file__).resolve().parent
     for source in sorted(room.rglob("*.py")):
         digest.update(source.relative_to(room).as_posix().encode())

@@ -171,10 +171,54 @@ def coded_bits(counts: NDArray[np.int64]) -> int:
     return int(counts @ make_lengths(counts).astype(np.int64)) + count_extra_bits(counts)
 
 
+@inline
+def _log2(value: int) -> int:
+    """Return floor(256 log2(value)) for 0 < value < 2**40, in integers, so that every machine chooses alike."""
+    whole = 0
+    while value >> (whole + 1):
+        whole += 1
+    x = (value << 16) >> whole
+    log = whole
+    for _ in range(8):
+        x = (x * x) >> 16
+        log <<= 1
+        if x >= 1 << 17:
+            x >>= 1
+            log |= 1
+    return log
+
+
+@njit
+def estimated_bits(counts: NDArray[np.int64]) -> int:
+    """Return about the bits of a Huffman code for these counts.
+
+    A symbol that is more than half of what is left takes one bit and half of the code space; the others take
+    the logarithm of their share.
+    """
+    left = counts.copy()
+    total = int(left.sum())
+    bits = 0
+    while True:
+        commonest = int(left.argmax())
+        if 2 * left[commonest] <= total or left[commonest] == total:
+            break
+        bits += total << 8
+        total -= int(left[commonest])
+        left[commonest] = 0
+    if total > 0:
+        log_total = _log2(total)
+        for symbol in range(left.size):
+            if left[symbol] > 0:
+                bits += left[symbol] * (log_total - _log2(left[symbol]))
+    return bits >> 8
+
+
 def cheapest_tokens(residuals: NDArray[np.uint32]) -> tuple[int, int]:
-    """Return (bits, coder) for Huffman with or without runs, whichever takes fewer bits, table excluded."""
+    """Return (bits, coder) for Huffman with or without runs, whichever takes fewer bits, estimated."""
     plain, with_runs = token_counts(residuals)
-    return min((coded_bits(with_runs), RUN_LENGTH), (coded_bits(plain), HUFFMAN))
+    extra = count_extra_bits(plain)
+    bits, coder = min((int(estimated_bits(with_runs)), RUN_LENGTH), (int(estimated_bits(plain)), HUFFMAN))
+    return bits + extra, coder
 
 
 def pack_residuals(residuals: NDArray[np.uint32], coder: int) -> bytes:

@@ -11,10 +11,10 @@ from dcmpress.codecs.spiht_kernels import (
     decode_plane,
     encode_plane,
     initial_lists,
-    magnitude_levels,
     set_levels,
 )
 from dcmpress.codecs.spiht_tree import Tree, make_tree
+from dcmpress.codecs.spiht_weights import fill_intervals, unweigh, weigh
 from dcmpress.codecs.wavelets import FRACTION_97, forward_53, forward_97, inverse_53, inverse_97
 
 REVERSIBLE_53, BIOR44 = 0, 1
@@ -51,11 +51,8 @@ def plane_bits(vector: NDArray[np.int32], tree: Tree) -> list[NDArray[np.uint8]]
     vector : ndarray, shape (tree.size,), int32
         Coefficients in the order of the tree.
     """
-    weight = np.where(tree.lowest == 255, 0, tree.lowest).astype(np.uint32)
-    magnitudes = np.abs(vector).astype(np.uint32) << weight
-    levels = magnitude_levels(magnitudes)
+    magnitudes, negative, levels = weigh(vector, tree.lowest)
     below, far_below = set_levels(levels, tree.groups)
-    negative = vector < 0
     lip, lis, lsp, counts = _lists(tree)
     room = np.empty(most_bits(tree), np.uint8)
     planes = []
@@ -134,18 +131,9 @@ def decode_image(
 
 
 def _reconstruct(values: NDArray[np.int32], tree: Tree, transform: int) -> NDArray[np.int32]:
-    """Return the image from twice the weighted coefficients in the order of the tree."""
-    magnitudes = np.abs(values)
-    negative = values < 0
+    """Return the image from twice the weighted coefficients in the order of the tree, which are changed."""
     if transform == REVERSIBLE_53:
-        # halves round up; a fully decoded magnitude has none
-        weight = np.where(tree.lowest == 255, 0, tree.lowest).astype(np.int32) + 1
-        magnitudes = (magnitudes + (np.int32(1) << (weight - 1))) >> weight
-    else:
-        # even after the last plane a magnitude is only known to lie in [v, v + 1): take the middle
-        unit = FRACTION_97 - _KEPT_FRACTION - 1
-        magnitudes = (magnitudes << np.int32(unit)) + (magnitudes > 0) * np.int32(1 << unit)
-    pyramid = tree.scatter(np.where(negative, -magnitudes, magnitudes).astype(np.int32))
-    return (
-        inverse_53(pyramid, tree.levels) if transform == REVERSIBLE_53 else inverse_97(pyramid, tree.levels)
-    )
+        unweigh(values, tree.lowest)
+        return inverse_53(tree.scatter(values), tree.levels)
+    fill_intervals(values, FRACTION_97 - _KEPT_FRACTION)
+    return inverse_97(tree.scatter(values), tree.levels)

@@ -42,20 +42,6 @@ def initial_lists(
 
 
 @njit
-def magnitude_levels(magnitudes: NDArray[np.uint32]) -> NDArray[np.uint8]:
-    """Return the number of bits of each magnitude."""
-    levels = np.zeros(magnitudes.size, np.uint8)
-    for i in range(magnitudes.size):
-        value = magnitudes[i]
-        n = np.uint8(0)
-        while value:
-            value >>= np.uint32(1)
-            n += np.uint8(1)
-        levels[i] = n
-    return levels
-
-
-@njit
 def set_levels(levels: NDArray[np.uint8], groups: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Return for each index with children the largest level among all descendants, and without the children.
 

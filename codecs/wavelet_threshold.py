@@ -6,8 +6,9 @@ thresholding, uniform quantisation, run-length coding of the detail bands, Huffm
 `target_psnr` the thresholds come from a particle swarm instead, one for each level (Rani and Chitra 2018,
 with the wavelet "haar").
 
-The decoder uses PyWavelets' floating-point filters, so the last bit of a sample may differ between builds
-of that library; the stream itself holds integers only.
+PyWavelets' filters, and the swarm's exponentials, are floating point: another build of those libraries may
+encode a rare coefficient one step off, or decode a sample one grey level off. The stream itself holds integers
+and a step, and is decodable everywhere.
 
 Format: docs/formats/wavelet-threshold.md.
 """

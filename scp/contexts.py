@@ -12,6 +12,7 @@ from pynetdicom.sop_class import (
     PatientRootQueryRetrieveInformationModelFind,
     PatientRootQueryRetrieveInformationModelGet,
     PatientRootQueryRetrieveInformationModelMove,
+    StorageCommitmentPushModel,
     StudyRootQueryRetrieveInformationModelFind,
     StudyRootQueryRetrieveInformationModelGet,
     StudyRootQueryRetrieveInformationModelMove,
@@ -20,6 +21,7 @@ from pynetdicom.sop_class import (
 )
 
 VERIFICATION = str(Verification)
+STORAGE_COMMITMENT = str(StorageCommitmentPushModel)
 FIND_CLASSES = frozenset(
     {str(PatientRootQueryRetrieveInformationModelFind), str(StudyRootQueryRetrieveInformationModelFind)}
 )
@@ -101,6 +103,8 @@ def supported_context(abstract_syntax: str, accept_private: bool) -> Presentatio
     context.abstract_syntax = UID(abstract_syntax)
     if abstract_syntax == VERIFICATION or abstract_syntax in FIND_CLASSES | GET_CLASSES | MOVE_CLASSES:
         context.transfer_syntax = list(QUERY_SYNTAXES)
+    elif abstract_syntax == STORAGE_COMMITMENT:
+        context.transfer_syntax = list(QUERY_SYNTAXES[:2])
     elif is_storage(abstract_syntax, accept_private):
         context.transfer_syntax = list(STORAGE_SYNTAXES)
         # C-GET: the requestor asks to be the SCP of storage classes on its own association.

@@ -220,8 +220,11 @@ def request(
     proposed: Sequence[tuple[str, Sequence[str]]],
     max_pdu: int,
     timeout: float,
+    scp_of: Sequence[str] = (),
 ) -> Negotiated:
     """Ask a peer for an association with presentation contexts (abstract syntax, transfer syntaxes).
+
+    Of the abstract syntaxes `scp_of` we are the SCP, though we ask for the association (PS3.7 D.3.3.4).
 
     Raises
     ------
@@ -240,7 +243,7 @@ def request(
     primitive.calling_ae_title = calling_ae
     primitive.called_ae_title = called_ae
     primitive.presentation_context_definition_list = contexts
-    primitive.user_information = _own_items(max_pdu)
+    primitive.user_information = [*_own_items(max_pdu), *map(_scp_role, scp_of)]
     layer.send(A_ASSOCIATE_RQ(primitive).encode())
 
     kind, content = layer.read_pdu(timeout)
@@ -268,6 +271,14 @@ def request(
                 result.context_id, str(result.abstract_syntax), str(result.transfer_syntax[0]), True
             )
     return negotiated
+
+
+def _scp_role(abstract_syntax: str) -> SCP_SCU_RoleSelectionNegotiation:
+    role = SCP_SCU_RoleSelectionNegotiation()
+    role.sop_class_uid = UID(abstract_syntax)
+    role.scu_role = False
+    role.scp_role = True
+    return role
 
 
 def _own_items(max_pdu: int) -> list[Any]:

@@ -20,10 +20,12 @@ from dcmpress.scp.commands import (
     C_MOVE_RQ,
     C_STORE_RQ,
     COMMAND_FIELD,
+    N_ACTION_RQ,
     Command,
     number,
     response_to,
 )
+from dcmpress.scp.commitment import CommitmentReporter, serve_action
 from dcmpress.scp.contexts import supported_context
 from dcmpress.scp.echo import serve_echo
 from dcmpress.scp.errors import (
@@ -88,6 +90,7 @@ class DicomServer:
         self._listener: socket.socket | None = None
         self._thread: threading.Thread | None = None
         self._serial = 0
+        self._reporter = CommitmentReporter(archive, settings)
 
     def start(self) -> int:
         """Begin to accept associations; return the port (chosen by the system if it was 0)."""
@@ -98,15 +101,18 @@ class DicomServer:
         )
         self._thread = threading.Thread(target=self._accept, name="listener", daemon=True)
         self._thread.start()
+        self._reporter.start()
         return int(self._listener.getsockname()[1])
 
     def reconfigure(self, settings: ScpSettings) -> None:
         """Use other settings for associations to come; the address that is listened on stays."""
         self.settings = settings
+        self._reporter.settings = settings
 
     def stop(self) -> None:
         """Stop listening, let messages under way finish, end every association."""
         self._stopping.set()
+        self._reporter.stop()
         if self._listener is not None:
             with contextlib.suppress(OSError):
                 self._listener.shutdown(socket.SHUT_RDWR)
@@ -259,6 +265,9 @@ class DicomServer:
         services: dict[int, Callable[[Context, Command], None]] = {
             C_STORE_RQ: lambda context, command: serve_store(self.archive, association, context, command),
             C_ECHO_RQ: lambda context, command: serve_echo(association, context, command),
+            N_ACTION_RQ: lambda context, command: serve_action(
+                self.archive, association, context, command, self.settings
+            ),
             C_FIND_RQ: lambda context, command: serve_find(
                 self.archive, association, context, command, self.settings
             ),

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network, ip_address
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,11 @@ class ScpSettings:
     """For messages under way when the node is asked to stop."""
     find_limit: int = 0
     """Matches that one C-FIND returns at most; 0: all."""
-    log_patients: bool = False
+    commitment_policy: Literal["durable", "verified"] = "durable"
+    commitment_delay: float = 1.0
+    """Between looks for reports to send."""
+    commitment_hours: float = 72.0
+    """After which a report that does not get through is given up."""
     known_peers: dict[str, Peer] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __post_init__(self) -> None:

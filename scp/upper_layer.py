@@ -39,6 +39,10 @@ LARGEST_PDU: Final = 1 << 20
 LARGEST_SENT: Final = 1 << 17
 """Bytes of P-DATA content sent at a time to a peer that sets no limit."""
 
+_SMALL_BUFFER: Final = 1 << 16
+_LARGE_BUFFER: Final = 1 << 19
+"""Bytes read at a time: the first suffices for commands, the second is taken when images come."""
+
 _IOVECS: Final = 64
 _SHORT_SEND: Final = 1 << 14
 
@@ -74,7 +78,7 @@ class UpperLayer:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         connection.settimeout(pdu_timeout)
-        self._buffer = bytearray(1 << 16)
+        self._buffer = bytearray(_SMALL_BUFFER)
         self._view = memoryview(self._buffer)
         self._start = 0  # first byte that was not handed out
         self._end = 0  # after the last byte received
@@ -142,7 +146,7 @@ class UpperLayer:
             return
         pending = self._end - self._start
         if needed > len(self._buffer):
-            larger = bytearray(max(needed, min(2 * len(self._buffer), LARGEST_PDU)))
+            larger = bytearray(max(needed, _LARGE_BUFFER))
             larger[:pending] = self._view[self._start : self._end]
             self._buffer, self._view = larger, memoryview(larger)
         else:

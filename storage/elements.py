@@ -75,23 +75,21 @@ class _Reader:
         self.data = data
         self.size = len(data)
         self.explicit = encoding.explicit
-        self.tag_of = struct.Struct(order + "HH").unpack_from
-        self.u16 = struct.Struct(order + "H").unpack_from
+        self.first8 = struct.Struct(order + "HH2sH").unpack_from
         self.u32 = struct.Struct(order + "I").unpack_from
 
     def header(self, at: int) -> tuple[int, bytes, int, int]:
         """Return (tag, VR, offset of the value, length) of the element or item header at `at`."""
         try:
-            group, element = self.tag_of(self.data, at)
+            group, element, vr, length = self.first8(self.data, at)
             tag = group << 16 | element
             if group == 0xFFFE or not self.explicit:
                 return tag, b"", at + 8, self.u32(self.data, at + 4)[0]
-            vr = bytes(self.data[at + 4 : at + 6])
             if vr in _LONG_FORM_VRS:
                 return tag, vr, at + 12, self.u32(self.data, at + 8)[0]
             if not (vr.isalpha() and vr.isupper()):
                 raise MalformedError(f"({group:04X},{element:04X}) at byte {at} has no valid VR: {vr!r}")
-            return tag, vr, at + 8, self.u16(self.data, at + 6)[0]
+            return tag, vr, at + 8, length
         except struct.error:
             raise MalformedError(f"ends inside an element header at byte {at}") from None
 

@@ -15,7 +15,7 @@ from dcmpress.storage.blob_index import BlobSegment
 from dcmpress.storage.elements import Buffer
 from dcmpress.storage.errors import BlobFormatError, DamagedError
 
-DECODED_BYTES = 96 << 20
+DECODED_BYTES = 48 << 20
 """Decoded frames that a reader keeps for the next instance, in bytes; a group's neighbours share segments."""
 
 LARGEST_HELD = 4 << 20

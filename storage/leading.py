@@ -7,6 +7,7 @@ never fails a store: what cannot be read is reported, and the rest is indexed al
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from dcmpress.storage.catalog.attributes import Attribute
 from dcmpress.storage.charset import CharacterSet
@@ -34,6 +35,9 @@ _BINARY = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "FL": "f", "FD": "d"}
 _LONGEST_CHARSET = 256
 _LONGEST_VALUE = 4096
 """Bytes of a value that the catalog has any use for."""
+
+
+_character_set = lru_cache(maxsize=256)(CharacterSet)
 
 
 @dataclass
@@ -67,7 +71,7 @@ def read_leading(data: Buffer, transfer_syntax_uid: str, wanted: Mapping[int, At
     except MalformedError as error:
         leading.problem = str(error)
 
-    charset = CharacterSet(_text(values, SPECIFIC_CHARACTER_SET)[:_LONGEST_CHARSET])
+    charset = _character_set(_text(values, SPECIFIC_CHARACTER_SET)[:_LONGEST_CHARSET])
     leading.sop_class_uid = _text(values, SOP_CLASS_UID)
     leading.sop_instance_uid = _text(values, SOP_INSTANCE_UID)
     for tag, (element, raw) in values.items():

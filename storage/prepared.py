@@ -18,7 +18,11 @@ from dcmpress.storage.folders import flush_folder
 MOST = 64
 """Files prepared at a time; each is kept open."""
 
-SUFFIX = ".part"
+FREE = ".free"
+"""Suffix of a file that waits to be taken."""
+
+TAKEN = ".part"
+"""Suffix of one that is being filled. A power cut may undo the renaming."""
 
 
 class PreparedFiles:
@@ -35,7 +39,7 @@ class PreparedFiles:
         self._batch = 1
 
     def take(self) -> tuple[str, int]:
-        """Return (name without suffix, file descriptor) of an empty file, which the caller closes.
+        """Return (name, file descriptor) of the empty file NAME.part, which the caller closes.
 
         Names ascend in the order in which they are taken, and no two processes choose the same.
 
@@ -46,7 +50,13 @@ class PreparedFiles:
         with self._lock:
             if not self._ready:
                 self._prepare()
-            return self._ready.popleft()
+            name, fd = self._ready.popleft()
+        try:
+            os.rename(f"{self._folder}/{name}{FREE}", f"{self._folder}/{name}{TAKEN}")  # noqa: PTH104
+        except BaseException:
+            self._remove(name, fd)
+            raise
+        return name, fd
 
     def close(self) -> None:
         """Remove what was prepared and not taken. More can be taken afterwards."""
@@ -79,4 +89,4 @@ class PreparedFiles:
         os.close(fd)
 
     def _path(self, name: str) -> Path:
-        return self._folder / f"{name}{SUFFIX}"
+        return self._folder / f"{name}{FREE}"

@@ -14,11 +14,11 @@ standard leaves to the application, is the proof that the file is whole:
     92      32    remote host, padded with NUL, cut to 32
     124     4     CRC-32 of bytes 0 to 123
 
-Write order: an empty NAME.part whose entry in the folder was flushed when it was prepared; data into it; the
-preamble; flush the file; rename to NAME.dcm. Only then is the instance acknowledged. The rename is not
-flushed: a power cut may undo it, so at start a NAME.part that no process holds locked is looked at. If its
-preamble is valid and its data have that SHA-256, it is whole and gets its name again; else it was never
-acknowledged, and goes.
+Write order: an empty NAME.free whose entry in the folder was flushed when it was prepared; rename to
+NAME.part; data; the preamble; flush the file; rename to NAME.dcm. Only then is the instance acknowledged.
+The renames are not flushed: a power cut may undo them, so at start a NAME.free or NAME.part that no process
+holds locked is looked at. If its preamble is valid and its data have that SHA-256, it is whole and becomes
+NAME.dcm; else it was never acknowledged, and goes.
 """
 
 import contextlib
@@ -38,7 +38,7 @@ from dcmpress.storage.elements import Buffer
 from dcmpress.storage.errors import DamagedError, MissingError, NoSpaceError
 from dcmpress.storage.folders import flush_folder, make_folder
 from dcmpress.storage.part10 import PREAMBLE_LENGTH, FileMeta, part10_header, read_part10
-from dcmpress.storage.prepared import SUFFIX, PreparedFiles
+from dcmpress.storage.prepared import FREE, TAKEN, PreparedFiles
 
 _PROOF = struct.Struct("<8sIQ32sQ16s16s32s")
 _CRC = struct.Struct("<I")
@@ -176,7 +176,7 @@ class Spool:
         One that is whole, though it lacks its name, gets it and is counted among the complete ones.
         """
         removed = adopted = 0
-        for path in self.folder.glob(f"*{SUFFIX}"):
+        for path in [*self.folder.glob(f"*{TAKEN}"), *self.folder.glob(f"*{FREE}")]:
             with contextlib.suppress(OSError), path.open("rb") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if self._is_whole(path, file):
@@ -224,7 +224,9 @@ class SpoolWriter:
         self._spool = spool
         self._fd = fd
         self._open = True
-        self._part = spool.folder / f"{name}{SUFFIX}"
+        self._part = (
+            f"{spool.folder}/{name}{TAKEN}"  # a string: pathlib would cost more than the system calls
+        )
         self._hash = hashlib.sha256()
         try:
             self._header = part10_header(meta)
@@ -283,7 +285,7 @@ class SpoolWriter:
             os.pwrite(self._fd, proof + _CRC.pack(zlib.crc32(proof)), 0)
             if self._spool.durable:
                 os.fsync(self._fd)
-            self._part.rename(self._spool.path(self.name))
+            os.rename(self._part, f"{self._spool.folder}/{self.name}.dcm")  # noqa: PTH104 - as above
         except OSError as error:
             raise _translated(error) from error
         finally:
@@ -294,7 +296,7 @@ class SpoolWriter:
 
     def abandon(self) -> None:
         """Throw away what was written, finished or not; can be called twice."""
-        self._part.unlink(missing_ok=True)
+        Path(self._part).unlink(missing_ok=True)
         self._spool.remove(self.name)
         self._close()
 

@@ -90,6 +90,7 @@ def _convert(data: bytes, stored: str, target: str) -> bytes:
     if fragments is not None:
         data_set.add_new(PIXEL_DATA, "OB", fragments)
         decompress(data_set, stored)
+        _decompress_nested(data_set, stored)
     return encode(data_set, target)
 
 
@@ -114,6 +115,15 @@ def _without_fragments(data: bytes, encoding: Encoding) -> tuple[bytes, bytes | 
     if found is None:
         return data, None
     return data[: found.start] + data[found.end :], data[found.value : found.end - 8]
+
+
+def _decompress_nested(data_set: Dataset, stored: str) -> None:
+    """Decompress images in sequences (icons): no encapsulated value may stand in a native syntax."""
+    for element in data_set:
+        for item in element.value if element.VR == "SQ" else ():
+            if PIXEL_DATA in item and item[PIXEL_DATA].is_undefined_length:
+                decompress(item, stored)
+            _decompress_nested(item, stored)
 
 
 def _swap_words(data_set: Dataset) -> None:

@@ -72,6 +72,10 @@ class Node:
         """The data folder."""
         return self.folder / "data"
 
+    def partial(self) -> list[Path]:
+        """Return files in the spool that hold a part of an instance; prepared, empty ones do not count."""
+        return [path for path in (self.data / "spool").glob("*.part") if path.stat().st_size]
+
     def start(self, environment: dict[str, str] | None = None) -> "Node":
         """Start it and wait until it accepts associations."""
         with self.log_file.open("ab") as log:
@@ -181,7 +185,7 @@ class Node:
     def drained(self, timeout: float = 120.0) -> None:
         """Wait until the spool is empty: as `settled`, without the time that the statistics take."""
         deadline = time.monotonic() + timeout
-        while any((self.data / "spool").iterdir()):
+        while any((self.data / "spool").glob("*.dcm")):
             assert time.monotonic() < deadline, f"not settled after {timeout} s: {self.log_text()[-3000:]}"
             time.sleep(0.05)
 

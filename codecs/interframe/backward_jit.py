@@ -12,7 +12,7 @@ import numba
 
 from dcmpress.codecs.jit import CACHE_FOLDER
 
-_OPTIONS = {"nogil": True, "cache": CACHE_FOLDER is not None, "_nrt": False}
+_OPTIONS = {"nogil": True, "cache": CACHE_FOLDER is not None, "_nrt": False, "error_model": "numpy"}
 
 
 def njit(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -45,7 +45,7 @@ PAD = 4
 NODES = 32
 """Places in the tree of decisions: 15 quantiles, 8 steps up, 8 steps down."""
 ENERGY_CONTEXTS = 24
-RATIO_CONTEXTS = 16
+SIGN_CONTEXTS = 16 * 9
 LEVELS = 128
 """Intensity contexts, at most."""
 VALUES = 4096
@@ -53,7 +53,7 @@ VALUES = 4096
 BIAS_CONTEXTS = 16 * 27
 QUIET_KINDS = 4
 _QUIET_SURE = 64000 << 6
-_YOUNG = 1 << 16  # pixels during which every other one is learned from, not one in four
+_YOUNG = 1 << 16  # pixels during which every other one trains the least squares
 _RLMS = 2  # the lane whose errors weight the least squares
 
 
@@ -278,7 +278,7 @@ def code_plane(
                 collect_intra(plane, plane, plane, o, stride, taps)
                 collect_intra(residual, residual, residual, o, stride, around)
                 simple = median_edge(W, N, NW)
-                other = clamp(N + ((NE - NW) >> 1), 0, max_value)
+                other = NE
                 temporal = np.int64(0)
             dot, _ = filter_taps(taps, w_ols, F(W))
             base = to_sixteenths((F(W) + dot) * F(16.0), top)
@@ -295,20 +295,20 @@ def code_plane(
             )  # fmt: skip
 
             # Contexts.
-            blend_class = np.int64(classes[U(BLEND)]) // LANES
+            blend_class = np.int64(classes[U(BLEND)]) >> 3
             m = np.int64(mean_error[U(classes[U(BLEND)])] * F(256.0))  # 1/4096 level
             fw = np.int64(final[U(o - 1)])
             fn = np.int64(final[U(n)])
             fp = np.int64(final_reference[U(o)])
-            signs = 9 * three_way(fw, m >> 10) + 3 * three_way(fn, m >> 10) + three_way(fp, m >> 10)
-            bias_context = clamp(blend_class >> 2, 0, 15) * 27 + signs
+            signs = 3 * three_way(fw, m >> 10) + three_way(fn, m >> 10)
+            bias_context = clamp(blend_class >> 2, 0, 15) * 27 + 3 * signs + three_way(fp, m >> 10)
             blend = to_sixteenths(base32 + step_to_blend + F(bias[U(bias_context)]) * F(1.0 / 4096.0), top)
             lane_open(lanes, classes, mean_error, F(blend))
             scale = lanes[U(SCALE + BLEND)] * F(11.54)  # |error| to 1/16 of the expected |error|
             q1 = np.int64(RATIO_CLASS[U(np.int64(min(F(abs(fw)) * scale, F(127.0))))])
             q2 = np.int64(RATIO_CLASS[U(np.int64(min(F(abs(fn)) * scale, F(127.0))))])
             energy_context = min((blend_class * 43) >> 7, ENERGY_CONTEXTS - 1)
-            ratio_context = 4 * (q1 >> 1) + (q2 >> 1)
+            sign_context = (4 * (q1 >> 1) + (q2 >> 1)) * 9 + signs
             level = np.int64(level_of[U((blend + 8) >> 4)])
             sigma = (737 * (m + 82)) >> 10
             rate = RATE + clamp(RATE - (n_modelled >> 10), 0, RATE)
@@ -342,7 +342,7 @@ def code_plane(
                 step += np.int64(node >= 16)
                 lane_inputs(lanes, inputs, edge32)
                 a = (node * ENERGY_CONTEXTS + energy_context) * LANES
-                b = (node * RATIO_CONTEXTS + ratio_context) * LANES
+                b = (node * SIGN_CONTEXTS + sign_context) * LANES
                 c = (node * LEVELS + level) * LANES
                 f = (node * ENERGY_CONTEXTS + energy_context) * 3
                 sa, sb, sc, mixed = mix(inputs, mix_a, mix_b, mix_c, final_mix, a, b, c, f)
@@ -378,7 +378,8 @@ def code_plane(
             adapt_taps(taps, w_pixel, base_level, gain)
             gain = F(clamp(v16 - rlms, -limit, limit)) * F(0.02) / (norm_residual + F(207360.0))
             adapt_taps(around, w_residual, F(0.0), gain)
-            if (x + 3 * y) & (1 if n_modelled < _YOUNG else 3) == 0:
+            one_in = 2 if n_modelled < _YOUNG else 4 if has_reference else 8
+            if (x + 3 * y) & (one_in - 1) == 0:
                 weight = training_weight(lines, here, above, abs(fp), has_reference)
                 keep_sample(taps, F(value), weight, samples, n_kept, n_taps)
                 n_kept += 1

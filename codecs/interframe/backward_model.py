@@ -16,7 +16,7 @@ _NORTH = 3  # the tap that the first prediction is made from, together with the 
 
 
 class Model:
-    """Everything that adapts, about 1.2 MB, and the scratch arrays of the kernel."""
+    """Everything that adapts, about 1.5 MB, and the scratch arrays of the kernel."""
 
     def __init__(self, columns: int, level_of: NDArray[np.int32]) -> None:
         # Predictors learn apart for planes without and with a reference: their taps differ.
@@ -42,7 +42,7 @@ class Model:
             np.repeat(CLASS_ERROR, LANES),
             np.zeros(CLASSES * LANES, np.float32),
             np.repeat(weights, kernel.ENERGY_CONTEXTS, axis=0).ravel(),
-            np.repeat(weights, kernel.RATIO_CONTEXTS, axis=0).ravel(),
+            np.repeat(weights, kernel.SIGN_CONTEXTS, axis=0).ravel(),
             np.repeat(weights, kernel.LEVELS, axis=0).ravel(),
             np.full(kernel.NODES * kernel.ENERGY_CONTEXTS * 3, 21845, np.int32),
             np.tile(refinement, kernel.VALUES),

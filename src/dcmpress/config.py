@@ -40,6 +40,7 @@ RELOADABLE = (
     "dicom.pdu_timeout",
     "dicom.response_timeout",
     "dicom.find_limit",
+    "dicom.commitment",
     "compression.rules",
     "compression.previews",
     "pipeline.settle_seconds",
@@ -79,6 +80,13 @@ class AllowConfig(_Section):
     networks: tuple[IPv4Network | IPv6Network, ...] = ()
 
 
+class CommitmentConfig(_Section):
+    """Storage commitment."""
+
+    policy: Literal["durable", "verified"] = "durable"
+    give_up_hours: Annotated[float, Field(gt=0)] = 72.0
+
+
 class DicomConfig(_Section):
     """The DICOM listener."""
 
@@ -98,6 +106,7 @@ class DicomConfig(_Section):
     response_timeout: Seconds = 120.0
     shutdown_timeout: Seconds = 30.0
     find_limit: Annotated[int, Field(ge=0)] = 0
+    commitment: CommitmentConfig = Field(default_factory=CommitmentConfig)
 
     @model_validator(mode="after")
     def _listens_safely(self) -> "DicomConfig":

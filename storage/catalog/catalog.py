@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Self
 
 from dcmpress.storage.catalog import search
+from dcmpress.storage.catalog.commitments import Commitments
 from dcmpress.storage.catalog.database import Database
 from dcmpress.storage.catalog.query import Query
 from dcmpress.storage.catalog.recording import OnConflict, Recorded, Recorder
@@ -20,6 +21,8 @@ class Catalog:
         self._database = database
         self._recorder = Recorder(database)
         self._settling = Settling(database, self._recorder)
+        self.commitments = Commitments(database)
+        """Requests for storage commitment."""
 
     @classmethod
     def open(cls, url: str) -> Self:

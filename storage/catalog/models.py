@@ -271,3 +271,19 @@ Index(
 )
 Index("ix_instance_blob_pk", Instance.blob_pk, **_present("blob_pk"))
 Index("ix_instance_needs_attention", Instance.needs_attention, **_present("needs_attention"))
+
+
+class CommitmentRequest(Base):
+    """A request for storage commitment (PS3.4 Annex J) that has not been answered for good."""
+
+    __tablename__ = "commitment_request"
+
+    pk: Mapped[int] = mapped_column(PRIMARY_KEY, primary_key=True)
+    transaction_uid: Mapped[str]
+    requestor_ae: Mapped[str]
+    references: Mapped[str]
+    """The instances in question: JSON list of [SOP class UID, SOP instance UID]."""
+    received_at: Mapped[datetime]
+    attempts: Mapped[int]
+    """Reports that did not get through."""
+    next_attempt_at: Mapped[datetime] = mapped_column(index=True)

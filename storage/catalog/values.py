@@ -6,6 +6,7 @@ makes no sense becomes None, and the data set itself is kept exactly elsewhere.
 
 import hashlib
 import re
+from functools import lru_cache
 
 from dcmpress.storage.catalog.attributes import INTEGER_VRS
 
@@ -21,6 +22,7 @@ _CONTROLS = re.compile("[\x01-\x1f\x7f]")
 _INTEGER = re.compile(r"[+-]?[0-9]{1,12}")
 
 
+@lru_cache(maxsize=4096)  # most values are those of the series' instance before
 def stored_value(vr: str, text: str) -> str | int | None:
     """Return `text` as it goes into a column for `vr`; None when nothing is left of it."""
     if vr in INTEGER_VRS:

@@ -161,11 +161,22 @@ def test_chains_are_bounded():
     check_select(CODEC, np.stack([frames] * 3, axis=3), CODEC.encode(np.stack([frames] * 3, axis=3)))
 
 
+def test_without_chains_every_frame_stands_alone():
+    frames = moving_run(5, 48)
+    codec = Fluoroscopy(max_chain=0)
+    data = check_round_trip(codec, frames)
+    alone = sum(len(codec.encode(frame[np.newaxis])) - 24 for frame in frames)
+    assert abs(len(data) - 24 - alone) <= 5
+
+
 def test_bad_calls():
     frames = np.zeros((2, 4, 4), np.uint8)
     for options in ({"references": [-1, 1]}, {"references": [-1]}, {"shifts": [(0, 0)]}):
         with pytest.raises(ValueError, match=r"predicted|references|shifts"):
             CODEC.encode(frames, **options)
+    for wrong in ({"min_correlation": 2.0}, {"max_groups": 0}, {"max_chain": -1}):
+        with pytest.raises(ValueError, match=r"min_correlation|max_groups"):
+            Fluoroscopy(**wrong)
     with pytest.raises(ValueError, match="takes"):
         CODEC.encode(frames.astype(np.uint32))
 

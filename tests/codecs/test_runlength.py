@@ -15,6 +15,7 @@ from dcmpress.codecs.runlength import (
     RUN_LENGTH,
     cheapest_tokens,
     coded_bits,
+    estimated_bits,
     pack_residuals,
     token_counts,
     unpack_residuals,
@@ -72,15 +73,24 @@ def test_rice_by_hand():
 def test_long_runs_are_cheap():
     residuals = np.zeros(100_000, np.uint32)
     assert len(pack_residuals(residuals, RUN_LENGTH)) < 30
-    bits, coder = cheapest_tokens(residuals)
-    assert coder == RUN_LENGTH
-    assert bits < 100
+    assert cheapest_tokens(residuals)[0] < 100
 
 
 def test_without_runs_where_they_cost():
     residuals = np.random.default_rng(1).integers(0, 9, 5000).astype(np.uint32)
-    assert cheapest_tokens(residuals)[1] in (HUFFMAN, RUN_LENGTH)
-    assert cheapest_tokens(residuals)[0] == min(coded_bits(c) for c in token_counts(residuals))
+    bits = {
+        coder: coded_bits(c) for coder, c in zip((HUFFMAN, RUN_LENGTH), token_counts(residuals), strict=True)
+    }
+    estimate, coder = cheapest_tokens(residuals)
+    assert bits[coder] == min(bits.values())
+    assert estimate == pytest.approx(bits[coder], rel=0.02)
+
+
+@pytest.mark.parametrize("share", [0.02, 0.3, 0.7, 0.97])
+def test_the_estimate_is_near_huffmans_code(share):
+    residuals = (np.random.default_rng(3).geometric(share, 20000) - 1).astype(np.uint32)
+    for counts in token_counts(residuals):
+        assert estimated_bits(counts) == pytest.approx(coded_bits(counts), rel=0.15)
 
 
 def test_hostile_tokens():

@@ -51,7 +51,7 @@ def _unharmed(node: Node) -> Iterator[None]:
     """After whatever a test did the node answers, keeps what it acknowledged and nothing in part."""
     yield
     assert echo(node.port) == 0
-    assert wait_for(lambda: not list((node.data / "spool").glob("*.part")))
+    assert wait_for(lambda: not node.partial())
     assert found(node.port) == [KEPT_UID]
 
 

@@ -4,6 +4,7 @@ import os
 import resource
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydicom.uid import generate_uid
@@ -89,7 +90,7 @@ def test_a_disk_that_fills_in_the_middle_of_a_store(node: Node) -> None:
             wire.release()
     finally:
         resource.prlimit(node.process.pid, resource.RLIMIT_FSIZE, (hard, hard))
-    assert not list((node.data / "spool").glob("*.part"))
+    assert not node.partial()
     assert uid not in found(node.port)
     assert store(node, uid, data) == 0
 
@@ -197,7 +198,11 @@ def test_other_bytes_replace_if_so_configured(tmp_path: Path) -> None:
 
 def test_the_log_names_no_patient(tmp_path: Path) -> None:
     with Node(tmp_path / "node") as node:
-        name = {"PatientName": "Zaphod^Beeblebrox", "PatientID": "HHGTTG-42", "PatientBirthDate": "19780308"}
+        name: dict[str, Any] = {
+            "PatientName": "Zaphod^Beeblebrox",
+            "PatientID": "HHGTTG-42",
+            "PatientBirthDate": "19780308",
+        }
         uid, data_set = image(1, **name)
         assert store(node, uid, encoded(data_set)) == 0
         assert store(node, uid, encoded(image(2, uid=uid, **name)[1])) == 0  # a conflict

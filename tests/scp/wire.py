@@ -231,7 +231,7 @@ def echo(port: int) -> int:
 def find(wire: Wire, context_id: int, level: str, keys: bytes, message_id: int = 5) -> list[bytes]:
     """Send a C-FIND (study root, explicit VR); return the identifiers of the answers."""
     wire.send(wire.message(context_id, query_rq(STUDY_FIND, 0x20, message_id), _level(level) + keys))
-    answers = []
+    answers: list[bytes] = []
     while True:
         _, command, data = wire.read_message()
         status = number(command, 0x900)

@@ -54,12 +54,12 @@ def test_a_lossless_codec_and_what_has_no_pixels_make_none() -> None:
 
 
 def test_previews_are_made_by_rule_only_and_leave_the_original_alone(tmp_path: Path) -> None:
-    rule = {"match": {"Modality": "CT"}, "codec": "wavelet-threshold", "parameters": {"target_psnr": 40}}
+    rule = {"match": {"Modality": "CT"}, "codec": "wavelet-threshold", "parameters": {"step": 16.0}}
     node = Node(
         tmp_path / "node",
         compression={"previews": [rule], "rules": [{"codec": "interframe", "effort": "fast"}]},
     )
-    ct, mr = series_files("CT-LIDC0314-thin")[:2], series_files("MR-heart-cine-MF")[:1]
+    ct, mr = series_files("CT-LIDC0314-thin")[:1], series_files("MR-heart-cine-MF")[:1]
     for path in [*ct, *mr]:
         node.command("import", path)
     assert node.stats()["instances"] == len(ct) * 2 + len(mr)

@@ -61,6 +61,8 @@ def scp_settings(config: Config) -> ScpSettings:
         response_timeout=dicom.response_timeout,
         shutdown_timeout=dicom.shutdown_timeout,
         find_limit=dicom.find_limit,
+        commitment_policy=dicom.commitment.policy,
+        commitment_hours=dicom.commitment.give_up_hours,
     )
 
 

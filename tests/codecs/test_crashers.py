@@ -1,0 +1,29 @@
+"""Streams that once made a decoder fail, and a minute's worth of new ones."""
+
+import random
+
+import pytest
+
+from dcmpress.codecs.registry import get_codec
+from tests.fuzz.codecs import CODECS, CRASHERS, damaged, images, tried
+
+KEPT = sorted(CRASHERS.glob("*.*")) if CRASHERS.exists() else []
+
+
+def test_kept_crashers_are_refused_or_decoded() -> None:
+    for path in KEPT:
+        name, parameters = CODECS[path.name.rpartition(".")[0]]
+        outcome = tried(get_codec(name, **parameters), path.read_bytes(), None)
+        assert outcome in ("decoded", "refused"), f"{path.name}: {outcome}"
+
+
+@pytest.mark.parametrize("label", CODECS)
+def test_damaged_streams_raise_codec_errors_only(label: str) -> None:
+    name, parameters = CODECS[label]
+    codec = get_codec(name, **parameters)
+    chooser = random.Random(20)
+    for _ in range(6):
+        stream, other = codec.encode(images(chooser)), codec.encode(images(chooser))
+        for _ in range(25):
+            outcome = tried(codec, damaged(stream, other, chooser), None)
+            assert outcome in ("decoded", "refused"), outcome
