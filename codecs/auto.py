@@ -35,9 +35,9 @@ RELATIVE_COST = {
     "jpeg-xl/7": 28.0,
     "jpeg-xl/9": 100.0,
 }
-"""Encoding time of each candidate in units of JPEG-LS's, rounded from `python -m bench.codecs` (store, rle and zstd level 9:
-from thin CT). A table and not
-a clock, so that the same frames give the same bytes on every machine."""
+"""Encoding time of each candidate in units of JPEG-LS's, rounded from `python -m bench.codecs` (store, rle and
+zstd level 9: measured on thin CT). A table and not a clock, so that the same frames give the same bytes on
+every machine."""
 
 
 @dataclass(frozen=True)
