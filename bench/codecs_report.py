@@ -2,6 +2,7 @@
 
 import statistics
 from pathlib import Path
+from typing import Any
 
 Row = dict[str, float]
 Results = dict[str, dict[str, Row]]
@@ -61,6 +62,12 @@ def ratios(results: Results, names: list[str]) -> str:
     return "\n".join(lines)
 
 
+HIGHEST = 1.22
+"""Larger sizes are drawn as arrows at the upper edge, with their number."""
+PLACES = ((6, 4), (6, -11), (-6, 4), (-6, -11), (0, 8), (0, -15), (6, 12), (6, -20), (-6, 12), (-6, -20))
+"""Where a label may stand, in points from its mark, best first."""
+
+
 def plot(results: Results, names: list[str], file: Path) -> None:
     """Draw the medians: size against encoding and decoding speed, all relative to JPEG-LS.
 
@@ -72,41 +79,61 @@ def plot(results: Results, names: list[str], file: Path) -> None:
     from matplotlib import pyplot as plt
 
     figure, panels = plt.subplots(1, 2, figsize=(11, 5), sharey=True, layout="constrained")
+    panels[0].set(ylabel="size / JPEG-LS (lower is smaller)")
+    figure.suptitle(f"Lossless size against speed: median of {len(results)} series, one thread", fontsize=11)
     for axis, key, title in zip(panels, ("enc", "dec"), ("encoding", "decoding"), strict=True):
-        axis.axhline(1, color="0.8", linewidth=0.8, zorder=0)
-        axis.axvline(1, color="0.8", linewidth=0.8, zorder=0)
         points = {"jpeg-ls": (1.0, 1.0, True)}
         for name in names:
             rows = _rows(results, name)
             if rows:
                 speed, size = (statistics.median(row[k] for row in rows) for k in (key, "size"))
                 points[name] = (speed, size, len(rows) == len(results))
+        axis.axhline(1, color="0.8", linewidth=0.8, zorder=0)
+        axis.axvline(1, color="0.8", linewidth=0.8, zorder=0)
         ours = [points[name] for name in OURS if name in points]
         axis.plot([p[0] for p in ours], [p[1] for p in ours], color="tab:red", linewidth=1, alpha=0.5)
         for name, (speed, size, everywhere) in points.items():
             colour = _colour(name)
-            axis.plot(
-                speed, size, "D" if name in OURS else "o", color=colour, mfc=colour if everywhere else "white"
-            )
-            axis.annotate(
-                name,
-                (speed, size),
-                xytext=(5, 4),
-                textcoords="offset points",
-                fontsize=8,
-                color=colour,
-                fontweight="bold" if name in OURS else "normal",
-            )
+            mark = "^" if size > HIGHEST else "D" if name in OURS else "o"
+            face = colour if everywhere else "white"
+            axis.plot(speed, min(size, HIGHEST), mark, color=colour, mfc=face, markersize=6)
         axis.set(xscale="log", xlabel=f"{title} speed / JPEG-LS (right is faster)")
         axis.xaxis.set_major_formatter("{x:g}")
         axis.grid(alpha=0.2, which="both")
-        axis.margins(x=0.12)
+        axis.margins(x=0.14, y=0.08)
         axis.spines[["top", "right"]].set_visible(False)
-    panels[0].set(ylabel="size / JPEG-LS (lower is smaller)")
-    figure.suptitle(f"Lossless size against speed: median of {len(results)} series, one thread", fontsize=11)
+        _label(figure, axis, points)
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=120)
     plt.close(figure)
+
+
+def _label(figure: Any, axis: Any, points: dict[str, tuple[float, float, bool]]) -> None:
+    """Write each name where it covers no mark and no other name, if there is such a place."""
+    from matplotlib.transforms import Bbox
+
+    figure.draw_without_rendering()
+    taken = []
+    for speed, size, _ in points.values():
+        x, y = axis.transData.transform((speed, min(size, HIGHEST)))
+        taken.append(Bbox.from_extents(x - 5, y - 5, x + 5, y + 5))
+    for name, (speed, size, _) in points.items():
+        text = axis.annotate(
+            f"{name} {size:.2f}" if size > HIGHEST else name,
+            (speed, min(size, HIGHEST)),
+            xytext=(0, 0),
+            textcoords="offset points",
+            fontsize=8,
+            color=_colour(name),
+            fontweight="bold" if name in OURS else "normal",
+        )
+        for dx, dy in (*PLACES, PLACES[0]):
+            text.set_position((dx, dy))
+            text.set_horizontalalignment("left" if dx > 0 else "right" if dx else "center")
+            box = text.get_window_extent()
+            if not any(box.overlaps(other) for other in taken):
+                break
+        taken.append(box)
 
 
 def _colour(name: str) -> str:
