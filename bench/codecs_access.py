@@ -1,16 +1,19 @@
 """What random access costs, what threads gain, and how well `auto` chooses.
 
-    python -m bench.codecs_access [intra|threads|auto ...] [--corpus DIR] [--repeats N]
+    python -m bench.codecs_access [intra|threads|gil|auto ...] [--corpus DIR] [--repeats N]
 
 Sizes are exact. `intra` times decoding by CPU seconds; `threads` needs wall-clock time, so the ways take turns
 and the shortest of the repeats counts: run it on a quiet machine.
 """
 
 import argparse
+import hashlib
 import statistics
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +112,9 @@ def _size_and_access(codec: Codec, frames: Array, every: int, repeats: int) -> t
 def threads(folder: Path, repeats: int) -> None:
     """Print what two threads gain: each with a series of its own, and both within one big image."""
     print("| effort | work | encode x | decode x |\n|---|---|---|---|")
+    blobs = [bytes(100_000_000)] * 2
+    control = _gain_beside(lambda blob: hashlib.sha256(blob).digest(), blobs, repeats)
+    print(f"| - | SHA-256, what the machine allows | {control:.2f} | |")
     for effort in ("fast", "balanced", "dense"):
         codec = get_codec("interframe", effort=effort)
         share = 8 if effort == "dense" else 1
@@ -156,6 +162,40 @@ def _gain_within(codec: Codec, call: Callable[[Any], Any], value: Any, repeats: 
     return seconds["one"] / seconds["two"]
 
 
+def gil(folder: Path, repeats: int) -> None:
+    """Print how long a second thread that sleeps for a millisecond has to wait: 8 ms if the GIL is held."""
+    interframe_codec.MAX_THREADS = 1
+    frames = _part("ct-thin", folder, PAIR_SAMPLES)
+    jobs: dict[str, Job] = {"Python loop, for comparison": lambda: sum(i for i in range(5_000_000))}
+    for effort in ("fast", "balanced", "dense"):
+        codec = get_codec("interframe", effort=effort)
+        stream = codec.encode(frames)
+        jobs[f"{effort}, encode"] = partial(codec.encode, frames)
+        jobs[f"{effort}, decode"] = partial(codec.decode, stream)
+    print("| beside | median ms | 99th percentile |\n|---|---|---|")
+    for name, job in jobs.items():
+        waits = np.concatenate([_waits(job) for _ in range(repeats)])
+        print(f"| {name} | {np.median(waits):.2f} | {np.percentile(waits, 99):.1f} |", flush=True)
+
+
+def _waits(job: Job) -> Array:
+    """Return the milliseconds between the wake-ups of a thread that sleeps for one, while `job` runs."""
+    ended = threading.Event()
+    ticks: list[float] = []
+
+    def sleep_and_note() -> None:
+        while not ended.is_set():
+            ticks.append(time.perf_counter())
+            time.sleep(0.001)
+
+    sleeper = threading.Thread(target=sleep_and_note)
+    sleeper.start()
+    job()
+    ended.set()
+    sleeper.join()
+    return 1000 * np.diff(ticks)
+
+
 def auto(folder: Path, repeats: int) -> None:
     """Print the size of `auto`'s choice over the smallest of its candidates, and over the first of them.
 
@@ -188,7 +228,7 @@ def _named(candidate: str) -> Codec:
     return get_codec(codec_id, **({"effort": effort} if effort else {}))
 
 
-PARTS = {"intra": intra, "threads": threads, "auto": auto}
+PARTS = {"intra": intra, "threads": threads, "gil": gil, "auto": auto}
 
 
 def main(arguments: list[str] | None = None) -> None:
