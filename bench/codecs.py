@@ -1,9 +1,11 @@
 """Size and speed of the codecs on real series, as ratios to JPEG-LS (CharLS) in the same run.
 
-    python -m bench.codecs [--corpus DIR] [--series NAME,...] [--codecs NAME,...] [--repeats N] [--json FILE]
+    python -m bench.codecs [--corpus DIR] [--series NAME,...] [--codecs NAME,...] [--samples N] [--repeats N]
+                           [--json FILE] [--plot FILE] [--results FILE]
 
 Every stream is decoded and compared sample by sample. Times are CPU seconds of this process; the codecs take
-turns, and the median over the repeats counts. Sizes are whole streams, headers and tables included.
+turns, and the median over the repeats counts. Sizes are whole streams, headers and tables included. `--results`
+reports what an earlier run wrote with `--json`.
 """
 
 import argparse
@@ -20,6 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tests import corpus
 
+from bench import codecs_report
+from bench.codecs_report import Results, Row
+from bench.codecs_video import Ffv1, X265Lossless
 from dcmpress.codecs.base import Codec
 from dcmpress.codecs.interframe import codec as interframe_codec
 from dcmpress.codecs.registry import get_codec
@@ -42,28 +47,43 @@ SERIES: dict[str, tuple[str, int | None, tuple[int, int] | None]] = {
 }
 """Name -> group of the corpus, most frames, size of the frames if the group holds several."""
 
+VIDEO: dict[str, type[Codec]] = {"ffv1": Ffv1, "x265": X265Lossless}
+"""Peers that are no codecs of this project's registry."""
+
 CODECS: dict[str, tuple[str, dict[str, Any], int]] = {
     "fast": ("interframe", {"effort": "fast"}, 0),
     "balanced": ("interframe", {"effort": "balanced"}, 0),
     "dense": ("interframe", {"effort": "dense"}, 0),
     "jpeg-2000": ("jpeg-2000", {}, 0),
     "htj2k": ("htj2k", {}, 0),
+    "jpeg-xl 1": ("jpeg-xl", {"effort": 1}, 0),
     "jpeg-xl 3": ("jpeg-xl", {"effort": 3}, 0),
     "jpeg-xl 7": ("jpeg-xl", {"effort": 7}, 0),
     "jpeg-xl 9": ("jpeg-xl", {"effort": 9}, 2_000_000),
     "zstd": ("zstd", {"level": 19}, 4_000_000),
+    "ffv1": ("ffv1", {}, 0),
+    "x265": ("x265", {}, 0),
+    "huffman": ("huffman", {}, 0),
+    "fluoroscopy": ("fluoroscopy", {}, 0),
+    "spiht": ("spiht", {}, 0),
 }
 """Name -> codec id, parameters, and the samples to which a slow peer is held (0: all); its ratios are then to
 JPEG-LS on the same frames."""
 
 Array = NDArray[Any]
-Row = dict[str, float]
 
 
 def load(name: str, folder: Path) -> Array:
     """Return a series as frames."""
     group, limit, size = SERIES[name]
     return corpus.series(group, limit, folder, size)
+
+
+def codec_of(codec_id: str, parameters: dict[str, Any]) -> Codec:
+    """Return a codec of the registry, or a video peer."""
+    if codec_id in VIDEO:
+        return VIDEO[codec_id](**parameters)
+    return get_codec(codec_id, **parameters)
 
 
 def _cpu(function: Callable[[], Any]) -> tuple[Any, float]:
@@ -73,19 +93,26 @@ def _cpu(function: Callable[[], Any]) -> tuple[Any, float]:
 
 
 def measure(frames: Array, names: list[str], repeats: int) -> dict[str, Row]:
-    """Return for each codec: size, enc, dec (ratios to JPEG-LS), and bits per sample."""
+    """Return for each codec that takes such frames: size, enc, dec (ratios to JPEG-LS), bits per sample."""
     peer = get_codec("jpeg-ls")
     results: dict[str, Row] = {}
     for name in names:
         codec_id, parameters, most = CODECS[name]
-        codec = get_codec(codec_id, **parameters)
+        codec = codec_of(codec_id, parameters)
         part = frames[: max(1, most // frames[0].size)] if most else frames
+        try:
+            codec.encode(part[:1])
+        except ValueError as error:
+            print(f"    {name:11} {error}", file=sys.stderr)
+            continue
         own, other, sizes = _race(codec, peer, part, 1 if most else repeats)
         results[name] = {
             "size": sizes[0] / sizes[1],
             "enc": other[0] / own[0],
             "dec": other[1] / own[1],
             "bits": 8 * sizes[0] / part.size,
+            "ratio": part.nbytes / sizes[0],
+            "peer": part.nbytes / sizes[1],
         }
     return results
 
@@ -113,43 +140,46 @@ def _race(
     return (median["ce"], median["cd"]), (median["pe"], median["pd"]), sizes
 
 
-def table(results: dict[str, dict[str, Row]], names: list[str]) -> str:
-    """Return a Markdown table: size (encode x / decode x) per series and codec, then the medians."""
-    lines = ["| series | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
-
-    def cell(rows: list[Row]) -> str:
-        size, enc, dec = (statistics.median(row[key] for row in rows) for key in ("size", "enc", "dec"))
-        return f"{size:.3f} ({enc:.2f} / {dec:.2f})"
-
-    for series, by_codec in results.items():
-        lines.append(f"| {series} | " + " | ".join(cell([by_codec[name]]) for name in names) + " |")
-    medians = [cell([by_codec[name] for by_codec in results.values()]) for name in names]
-    lines.append("| **median** | " + " | ".join(medians) + " |")
-    return "\n".join(lines)
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(prog="python -m bench.codecs", description=__doc__)
     parser.add_argument("--corpus", type=Path, default=corpus.FOLDER)
     parser.add_argument("--series", default=",".join(SERIES))
     parser.add_argument("--codecs", default=",".join(CODECS))
+    parser.add_argument("--samples", type=int, help="at most so many of each series, at least a frame")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--plot", type=Path, help="size against speed, as PNG or SVG")
+    parser.add_argument("--results", type=Path, help="measure nothing: report this file of --json")
     options = parser.parse_args(arguments)
     names = options.codecs.split(",")
-    interframe_codec.MAX_THREADS = 1
-    results: dict[str, dict[str, Row]] = {}
-    for series in options.series.split(","):
-        frames = load(series, options.corpus)
-        results[series] = measure(frames, names, options.repeats)
-        print(series, frames.shape, frames.dtype, file=sys.stderr)
-        for name, row in results[series].items():
-            print(f"    {name:10} {row['size']:.3f} {row['enc']:.2f} {row['dec']:.2f}", file=sys.stderr)
+    results: Results
+    if options.results:
+        results = json.loads(options.results.read_text())
+    else:
+        results = _measure_all(options.series.split(","), names, options)
     print("Size / JPEG-LS (encoding speed x JPEG-LS / decoding speed x JPEG-LS), one thread\n")
-    print(table(results, names))
-    if options.json:
-        options.json.write_text(json.dumps(results, indent=1))
+    print(codecs_report.table(results, names))
+    print("\nSamples as stored / stream, median over the series\n")
+    print(codecs_report.ratios(results, names))
+    if options.plot:
+        codecs_report.plot(results, names, options.plot)
+
+
+def _measure_all(series: list[str], names: list[str], options: argparse.Namespace) -> Results:
+    interframe_codec.MAX_THREADS = 1
+    results: Results = {}
+    for name in series:
+        frames = load(name, options.corpus)
+        if options.samples:
+            frames = frames[: max(1, options.samples // frames[0].size)]
+        print(name, frames.shape, frames.dtype, file=sys.stderr)
+        results[name] = measure(frames, names, options.repeats)
+        for codec, row in results[name].items():
+            print(f"    {codec:11} {row['size']:.3f} {row['enc']:.2f} {row['dec']:.2f}", file=sys.stderr)
+        if options.json:
+            options.json.write_text(json.dumps(results, indent=1))
+    return results
 
 
 if __name__ == "__main__":
