@@ -9,6 +9,7 @@ frame is decoded alone. Payload, after the header of `dcmpress.codecs.stream`:
                     at most 65,535 x 65,535 samples, row by row
 """
 
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -37,13 +38,13 @@ class LibraryCodec(Codec):
     takes_colour: ClassVar[bool] = True
     """Whether the library codes three samples together."""
 
+    @abstractmethod
     def encode_image(self, image: Array) -> bytes:
         """Encode one image, unsigned, (rows, columns) or (rows, columns, 3), C-contiguous."""
-        raise NotImplementedError
 
+    @abstractmethod
     def decode_image(self, data: Any, image: Array) -> None:
         """Decode into `image`, or raise any exception."""
-        raise NotImplementedError
 
     def encode(
         self,
@@ -195,11 +196,13 @@ class _ByteCodec(LibraryCodec):
 
     dtypes: ClassVar[tuple[str, ...]] = ("uint8", "int8", "uint16", "int16", "uint32", "int32")
 
+    @abstractmethod
     def encode_bytes(self, data: bytes) -> bytes:
-        raise NotImplementedError
+        """Encode bytes."""
 
+    @abstractmethod
     def decode_bytes(self, data: Any, size: int) -> bytes:
-        raise NotImplementedError
+        """Decode `size` bytes, or raise any exception."""
 
     shuffled: ClassVar[bool] = False
 
