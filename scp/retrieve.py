@@ -158,7 +158,7 @@ class _Retrieval:
             completed=progress.completed,
             failed=progress.failed,
             warnings=progress.warnings,
-            problem=problem,
+            **({"problem": problem} if problem else {}),
         )
 
 

@@ -7,11 +7,19 @@ JSON there. An unknown or wrong key stops the start and is named with its line a
 import difflib
 import os
 from collections.abc import Iterator, Mapping
-from ipaddress import IPv4Network, IPv6Network, ip_address
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationError,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -101,7 +109,7 @@ class AllowConfig(_Section):
     """A caller that may open an association."""
 
     ae_title: Annotated[str, Field(min_length=1, max_length=16)] = "*"
-    networks: tuple[IPv4Network | IPv6Network, ...] = ()
+    networks: tuple[Annotated[IPv4Network | IPv6Network, PlainValidator(ip_network)], ...] = ()
 
 
 class CommitmentConfig(_Section):
@@ -384,7 +392,7 @@ def _read_yaml(path: Path) -> CommentedMap:
     if tree is None:
         return CommentedMap()
     if not isinstance(tree, CommentedMap):
-        raise ConfigError(f"{path}, line 1: a map of sections is wanted, not a {type(tree).__name__}")
+        raise ConfigError(f"{path}, line 1: a map of sections (dicom:, storage:, ...) is wanted")
     return tree
 
 

@@ -178,6 +178,52 @@ def test_verify_names_a_damaged_blob_and_an_equal_import_heals_it(tmp_path: Path
     node.command("export", "--all", tmp_path / "out")
 
 
+def test_verify_believes_a_blob_that_was_restored_from_a_copy(tmp_path: Path) -> None:
+    node = Node(tmp_path / "node")
+    node.command("import", series_files("MR-heart-cine-MF")[0].parent)
+    (blob,) = blobs(node)
+    sound = blob.read_bytes()
+    blob.chmod(0o640)
+    blob.write_bytes(sound[: len(sound) // 2] + bytes(16) + sound[len(sound) // 2 + 16 :])
+    assert node.command("verify", check=False).returncode == 1
+    blob.write_bytes(sound)
+    node.command("verify")
+    assert node.stats()["damaged"] == 0
+    node.command("export", "--all", tmp_path / "out")
+    assert list((tmp_path / "out").rglob("*.dcm"))
+
+
+def test_what_is_kept_is_not_readable_by_everybody(offline: Node) -> None:
+    kept = [offline.data, *offline.data.iterdir(), *blobs(offline)]
+    assert [path for path in kept if path.stat().st_mode & 0o007 and path.name != "pipeline.lock"] == []
+
+
+@pytest.mark.parametrize("command", [("stats",), ("verify",), ("export", "--all", "out")])
+def test_a_folder_without_an_archive_is_not_an_empty_archive(
+    command: tuple[str, ...], tmp_path: Path
+) -> None:
+    (tmp_path / "config.yaml").write_text(f"storage: {{root: {tmp_path}/data}}\n")
+    done = run(*command, "--config", tmp_path / "config.yaml")
+    assert done.returncode == 1
+    assert done.stderr.startswith("dcmpress: there is no archive in ")
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("command", ["inspect", "extract"])
+def test_a_folder_is_no_blob(command: str, tmp_path: Path) -> None:
+    done = run(command, tmp_path, *([tmp_path / "out"] if command == "extract" else []))
+    assert done.returncode == 1
+    assert done.stderr == f"dcmpress: {tmp_path}: Is a directory\n"
+
+
+def test_a_catalog_that_cannot_be_opened_is_named_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("storage: {catalog_url: 'postgres://x:secret@y/z'}\n")
+    done = run("config", "check", "--config", tmp_path / "config.yaml")
+    assert done.returncode == 1
+    assert "FAILED  catalog: " in done.stdout
+    assert "secret" not in done.stdout + done.stderr
+
+
 def test_rebuild_recreates_the_catalog(tmp_path: Path) -> None:
     node = Node(tmp_path / "node")
     node.command("import", series_files("MR-GE-fMRI")[0].parent)
@@ -198,11 +244,20 @@ def test_rebuild_refuses_while_the_node_runs(node: Node) -> None:
 def test_estimate_agrees_with_what_the_archive_then_takes(offline: Node) -> None:
     folder = series_files("CT-LIDC0314-thin")[0].parent
     shown = offline.command("estimate", folder, "--sample", "16").stdout
-    for word in ("JPEG-LS", "HTJ2K", "95 % interval", "hours of one core"):
+    for word in ("JPEG-LS", "HTJ2K", "no interval from a single series", "hours of one core"):
         assert word in shown
     estimated = float(shown.split("GB: ")[1].split(" : 1")[0])
     share = offline.stats()["by_modality"]["CT"]
     assert estimated == pytest.approx(share["raw_bytes"] / share["stored_bytes"], rel=0.1)
+
+
+def test_estimate_gives_an_interval_for_several_series(tmp_path: Path) -> None:
+    for group in ("MR-heart-cine-MF", "NM"):
+        path = series_files(group)[0]
+        (tmp_path / group).write_bytes(path.read_bytes())
+    shown = run("estimate", tmp_path).stdout
+    low, high = map(float, shown.split("(95 % interval ")[1].split(")")[0].split(" to "))
+    assert 1 < low < float(shown.split("GB: ")[1].split(" : 1")[0]) < high
 
 
 def test_config_check_tries_everything_it_names(node: Node, tmp_path: Path) -> None:
@@ -235,6 +290,8 @@ def test_a_wrong_configuration_ends_with_2_and_one_line(tmp_path: Path) -> None:
 def test_echo(node: Node) -> None:
     assert run("echo", "127.0.0.1", str(node.port)).returncode == 0
     assert run("echo", "127.0.0.1", "1").returncode == 1
+    assert run("echo", "127.0.0.1", "65536").returncode == 2
+    assert run("echo", "127.0.0.1", str(node.port), "--calling", "LONGER_THAN_SIXTEEN").returncode == 2
 
 
 def test_an_older_version_stays_retrievable(node: Node, tmp_path: Path) -> None:

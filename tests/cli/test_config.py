@@ -150,6 +150,12 @@ def test_listening_wider_needs_a_word_on_who_may_call(tmp_path: Path) -> None:
     assert load(written(tmp_path, "dicom:\n  bind: '::1'\n"))
 
 
+def test_a_wrong_network_is_one_problem_in_one_line(tmp_path: Path) -> None:
+    path = written(tmp_path, "dicom:\n  allow:\n    - networks: [192.0.2.0/24, 192.0.2.0/33]\n")
+    assert problem(path).startswith(f"{path}, line 3: dicom.allow.0.networks.1: '192.0.2.0/33' does not")
+    assert len(problem(path).splitlines()) == 1
+
+
 def test_ae_titles_have_at_most_16_characters(tmp_path: Path) -> None:
     assert "dicom.ae_title" in problem(written(tmp_path, "dicom:\n  ae_title: 12345678901234567\n"))
 

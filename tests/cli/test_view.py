@@ -60,7 +60,16 @@ def test_a_frame_of_a_kept_instance(tmp_path: Path) -> None:
     assert not (tmp_path / "x.png").exists()
 
 
-@pytest.mark.parametrize("wrong", [("--window", "wide"), ("--size", "0x9"), ("--size", "big")])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ("--window", "wide"),
+        ("--window", "nan,9"),
+        ("--window", "40,0"),
+        ("--size", "0x9"),
+        ("--size", "nanxnan"),
+    ],
+)
 def test_wrong_calls(wrong: tuple[str, str], tmp_path: Path) -> None:
     path = series_files("CT-LIDC0314-thin")[0]
     assert view(path, *wrong, "-o", tmp_path / "x.png").returncode == 2

@@ -123,7 +123,9 @@ def test_unreadable_data_sets_are_kept_exactly(node: Node, data: bytes) -> None:
 
 def test_unreadable_data_sets_are_shown(node: Node) -> None:
     before = node.stats()["needs_attention"]
-    assert store(node, generate_uid(), GARBAGE) == 0
+    uid = generate_uid()
+    assert store(node, uid, GARBAGE) == 0
+    assert any(event["sop_instance"] == uid for event in node.events("kept, but cannot be read"))
     assert node.stats()["needs_attention"] == before + 1
 
 

@@ -22,6 +22,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",  # or the lines of our docstrings are broken twice
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -79,4 +80,9 @@ def main() -> None:
         notes.print(f"dcmpress: {error}", markup=False)
         sys.exit(FAILED)
     except BrokenPipeError:
+        sys.exit(FAILED)
+    except OSError as error:  # a folder instead of a file, no permission, a read-only or full disk
+        if error.filename is None:
+            raise
+        notes.print(f"dcmpress: {error.filename}: {error.strerror}", markup=False)
         sys.exit(FAILED)

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from dcmpress.cli.app import FAILED, MISUSED, ConfigOption, app, fail, load_config, out
 from dcmpress.cli.progress import counted
-from dcmpress.cli.wiring import open_archive
+from dcmpress.cli.wiring import open_archive, open_existing_archive
 from dcmpress.config import Config
 from dcmpress.storage.blob import BlobReader
 from dcmpress.storage.catalog.statistics import Share, Statistics
@@ -27,7 +27,7 @@ def stats(
 ) -> None:
     """Show what the archive holds and how much smaller it is, by modality and by codec."""
     settings = load_config(config)
-    archive = open_archive(settings)
+    archive = open_existing_archive(settings)
     found = archive.catalog.statistics()
     archive.close()
     if as_json:
@@ -92,10 +92,10 @@ def _ratio(share: Share) -> str:
 def verify(config: ConfigOption = None) -> None:
     """Read and decode everything, and compare it with the SHA-256 taken on receipt.
 
-    Names what does not hold; such instances are refused on retrieval until the same bytes are sent again.
-    Exit code 1 if anything is damaged.
+    Names what does not hold; such instances are refused on retrieval until the same bytes are sent again,
+    or the file is restored from a copy and verified. Exit code 1 if anything is damaged.
     """
-    archive = open_archive(load_config(config))
+    archive = open_existing_archive(load_config(config))
     instances = size = 0
     problems = []
     total = sum(1 for _ in archive.blobs.names()) + len(archive.spool.names())
@@ -104,7 +104,8 @@ def verify(config: ConfigOption = None) -> None:
         size += verified.size
         for problem in verified.problems:
             problems.append(problem)
-            out.print(f"DAMAGED {problem.place} {problem.sop_instance_uid} {problem.what}", markup=False)
+            named = filter(None, ("DAMAGED", problem.place, problem.sop_instance_uid, problem.what))
+            out.print(" ".join(named), markup=False)
     archive.close()
     out.print(f"{instances} instances in {_size(size)} checked, {len(problems)} problems")
     if problems:
@@ -113,7 +114,7 @@ def verify(config: ConfigOption = None) -> None:
 
 @app.command()
 def inspect(
-    blob: Annotated[Path, typer.Argument(help="A blob file.")],
+    blob: Annotated[Path, typer.Argument(metavar="BLOB", help="A blob file.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole index.")] = False,
 ) -> None:
     """Show what a blob file holds. Needs the file alone."""

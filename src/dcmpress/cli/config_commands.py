@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from dcmpress.cli.app import FAILED, ConfigOption, app, fail, load_config, out
+from dcmpress.cli.app import FAILED, MISUSED, ConfigOption, app, fail, load_config, out
 from dcmpress.cli.wiring import open_archive, scp_settings, tls_files
 from dcmpress.codecs.jit import CACHE_FOLDER
 from dcmpress.codecs.registry import get_codec
@@ -26,12 +26,15 @@ app.add_typer(config_app, name="config")
 
 @app.command("echo")
 def echo_(
-    host: Annotated[str, typer.Argument(help="Host name or address.")],
-    port: Annotated[int, typer.Argument(help="TCP port.")],
+    host: Annotated[str, typer.Argument(metavar="HOST", help="Host name or address.")],
+    port: Annotated[int, typer.Argument(metavar="PORT", help="TCP port.", min=1, max=65535)],
     called: Annotated[str, typer.Option(help="AE title of the peer.")] = "DCMPRESS",
     calling: Annotated[str, typer.Option(help="Our AE title.")] = "DCMPRESS",
 ) -> None:
     """Ask a DICOM node whether it is there (C-ECHO). Exit code 1 if it does not answer."""
+    for title in (called, calling):
+        if not 1 <= len(title.strip()) <= 16:
+            raise fail(f"{title!r} is no AE title: 1 to 16 characters", MISUSED)
     try:
         took = echo(Peer(called, host, port), calling)
     except NetworkError as error:

@@ -179,13 +179,13 @@ def _report(series: list[_Series], sample: list[_Series], total: int) -> None:
     files = sum(len(s.paths) for s in series)
     raw = sum(s.sampled for s in sample)
     share = sum(s.compressed["dcmpress"] for s in sample) / raw
-    low, high = _interval(sample)
+    interval = "no interval from a single series"
+    if len(sample) > 1:
+        low, high = _interval(sample)
+        interval = f"95 % interval {1 / high:.2f} to {1 / low:.2f}"
     seconds = sum(s.seconds["dcmpress"] for s in sample) / raw * total
     out.print(f"{files} files in {len(series)} series, {total / 1e9:.2f} GB")
-    out.print(
-        f"would take {total * share / 1e9:.2f} GB: {1 / share:.2f} : 1 "
-        f"(95 % interval {1 / high:.2f} to {1 / low:.2f})"
-    )
+    out.print(f"would take {total * share / 1e9:.2f} GB: {1 / share:.2f} : 1 ({interval})")
     out.print(f"compressing them once takes {seconds / 3600:.2f} hours of one core, verification included")
 
 

@@ -8,7 +8,7 @@ import typer
 from dcmpress import logs
 from dcmpress.cli.app import FAILED, MISUSED, ConfigOption, app, fail, load_config, out
 from dcmpress.cli.progress import bar
-from dcmpress.cli.wiring import open_archive, pipeline_settings
+from dcmpress.cli.wiring import open_existing_archive, pipeline_settings
 from dcmpress.codecs.registry import get_codec
 from dcmpress.storage.catalog.settling import StoredSeries, requested_codec
 from dcmpress.storage.compress import CodecChoice
@@ -45,7 +45,7 @@ def recompress(
         raise fail(str(error), MISUSED) from None
     choice = CodecChoice(codec, parameters)
     rule = CompressionRule(choice, _patterns(where or []))
-    archive = open_archive(settings)
+    archive = open_existing_archive(settings)
     with exclusive(settings.root, "recompress.lock") as mine:
         if not mine:
             raise fail("another recompress is at work", MISUSED)

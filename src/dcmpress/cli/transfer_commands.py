@@ -11,7 +11,7 @@ import typer
 from dcmpress import logs
 from dcmpress.cli.app import FAILED, MISUSED, ConfigOption, app, fail, load_config, out
 from dcmpress.cli.progress import counted
-from dcmpress.cli.wiring import open_archive, pipeline_settings
+from dcmpress.cli.wiring import open_archive, open_existing_archive, pipeline_settings
 from dcmpress.storage.archive import Archive
 from dcmpress.storage.catalog.attributes import Level
 from dcmpress.storage.catalog.query import Key, Query
@@ -50,7 +50,8 @@ def import_(
         taken = sum(n for name, n in outcomes.items() if name not in _NOT_KEPT)
         out.print(f"{taken} instances: " + ", ".join(f"{n} {name}" for name, n in sorted(outcomes.items())))
         if pipeline is None:
-            out.print("a node is running on this archive: it compresses them")
+            if taken:
+                out.print("a node is running on this archive: it compresses them")
         else:
             before = archive.catalog.statistics()
             counters = pipeline.drain()
@@ -116,7 +117,7 @@ def export(
         folder, uid = Path(uid), None
     if folder is None or everything == (uid is not None):
         raise fail("give a UID and a folder, or --all and a folder", MISUSED)
-    archive = open_archive(load_config(config))
+    archive = open_existing_archive(load_config(config))
     n = bytes_written = existed = 0
     problems = 0
     found = _everything(archive, versions) if uid is None else iter(_named(archive, uid, versions))
@@ -157,7 +158,7 @@ def _with_versions(archive: Archive, located: list[Located]) -> list[Located]:
 
 @app.command()
 def extract(
-    blob: Annotated[Path, typer.Argument(help="A blob file.")],
+    blob: Annotated[Path, typer.Argument(metavar="BLOB", help="A blob file.")],
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where the DICOM files go.")],
 ) -> None:
     """Write every instance of one blob file as a DICOM file. Needs no catalog and no configuration.

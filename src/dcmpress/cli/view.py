@@ -1,15 +1,15 @@
 """`dcmpress view`: one frame as a picture, and what the data set says of it."""
 
+import math
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from PIL import Image
 from pydicom.dataset import Dataset
-from rich.table import Table
 
 from dcmpress.cli.app import MISUSED, ConfigOption, app, fail, load_config, out
-from dcmpress.cli.wiring import open_archive
+from dcmpress.cli.wiring import open_existing_archive
 from dcmpress.config import Config
 from dcmpress.storage.errors import ConversionError, StorageError
 from dcmpress.storage.part10 import guess_transfer_syntax, read_part10
@@ -66,12 +66,10 @@ def view(
             picture.save(output, "PNG")
     except (StorageError, OSError) as error:
         raise fail(f"{what}: {error}") from None
-    table = Table(box=None, pad_edge=False, show_header=False)
-    for keyword in SHOWN:
-        if keyword in data_set:
-            table.add_row(keyword, str(data_set[keyword].value))
-    table.add_row("TransferSyntaxUID", str(data_set.file_meta.TransferSyntaxUID))
-    out.print(table)
+    shown = {keyword: data_set[keyword].value for keyword in SHOWN if keyword in data_set}
+    shown["TransferSyntaxUID"] = data_set.file_meta.TransferSyntaxUID
+    for keyword, value in shown.items():
+        out.print(f"{keyword:25}  {value}", markup=False)
     if output is not None:
         out.print(f"frame {frame} written to {output}", markup=False)
 
@@ -85,7 +83,7 @@ def _read(what: str, config: Config) -> Dataset:
         if syntax is None:
             raise ConversionError("not a DICOM file")
         return parse(data[offset:], syntax)
-    archive = open_archive(config)
+    archive = open_existing_archive(config)
     try:
         found = archive.open(what)
         return parse(b"".join(found.pieces()), found.transfer_syntax_uid)
@@ -98,6 +96,11 @@ def _pair(text: str | None, separator: str, option: str) -> tuple[float, float] 
         return None
     first, _, second = text.partition(separator)
     try:
-        return float(first), float(second)
+        pair = float(first), float(second)
     except ValueError:
-        raise fail(f"{option} {text}: write two numbers with {separator!r} between", MISUSED) from None
+        pair = math.nan, math.nan
+    if not all(map(math.isfinite, pair)):
+        raise fail(f"{option} {text}: write two numbers with {separator!r} between", MISUSED)
+    if pair[1] <= 0:
+        raise fail(f"{option} {text}: the second number must be above 0", MISUSED)
+    return pair

@@ -7,6 +7,7 @@ from dcmpress.scp.settings import AllowedCaller, Peer, ScpSettings
 from dcmpress.scp.tls import TlsFiles
 from dcmpress.storage.archive import Archive, ArchiveSettings
 from dcmpress.storage.compress import CodecChoice
+from dcmpress.storage.errors import MissingError
 from dcmpress.storage.pipeline import CompressionRule, PipelineSettings
 
 
@@ -84,3 +85,16 @@ def tls_files(config: Config) -> TlsFiles | None:
 def open_archive(config: Config) -> Archive:
     """Open the archive of a configuration."""
     return Archive(archive_settings(config))
+
+
+def open_existing_archive(config: Config) -> Archive:
+    """Open the archive of a configuration, for commands that would say nothing of use about a new, empty one.
+
+    Raises
+    ------
+    StorageError
+        If there is none in the data folder.
+    """
+    if not (config.root / "spool").is_dir():
+        raise MissingError(f"there is no archive in {config.root}; name its configuration with --config")
+    return open_archive(config)
