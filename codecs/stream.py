@@ -50,7 +50,7 @@ class StreamHeader:
         return total
 
 
-def _checksum(fields: bytes | memoryview, payload: bytes | memoryview) -> int:
+def _checksum(fields: Any, payload: Any) -> int:
     # libdeflate's takes a sixth of the time of the one in Python's zlib.
     return int(deflate_crc32(payload, value=deflate_crc32(fields)))  # type: ignore[arg-type]
 

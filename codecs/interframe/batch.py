@@ -36,6 +36,9 @@ class Batch:
     thresholds: Array
     counts: Array
 
+    def __post_init__(self) -> None:
+        self.wide = [predict.is_wide(classes) for classes in self.classes]
+
 
 def batch_starts(n: int, samples: int) -> list[int]:
     """Return the first frame of each batch, and `n`, for `n` frames of `samples` samples."""

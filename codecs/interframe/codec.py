@@ -358,22 +358,26 @@ def _decode_job(
             _decode_planes(next(coded), layer.max_value, part, core, select) if layer.max_value else None
             for layer in layers
         ]
+        blank = np.zeros(part.shape[1:], np.uint16)
+        # One layer of samples of up to 16 bits, as nearly always, goes straight to its place.
+        direct = len(layers) == 1 and out.ndim == 3 and out.dtype.itemsize <= 2 and not layers[0].shift
         for t, k in targets:
+            target = out[t : t + 1, part.top : part.bottom]
+            values = [
+                layer.restore(blank if planes is None else planes[k])
+                for layer, planes in zip(layers, decoded, strict=True)
+            ]
+            if direct:
+                place = target[0].view(f"u{out.dtype.itemsize}")
+                np.add(values[0], np.uint16(layers[0].offset & 0xFFFF), out=place, casting="unsafe")
+                continue
             components: list[Any] = [None] * (1 + max(layer.component for layer in layers))
-            for layer, planes in zip(layers, decoded, strict=True):
-                plane = planes[k] if planes is not None else np.zeros(part.shape[1:], np.uint16)
-                value = layer.restore(plane)
-                c = layer.component
-                components[c] = value if components[c] is None else components[c] + value
-            offsets = {layer.component: layer.offset for layer in layers}
-            for c, offset in offsets.items():
-                if out.ndim == 3 and out.dtype.itemsize <= 2 and components[c].dtype == np.uint16:
-                    components[c] = components[c] + np.uint16(offset & 0xFFFF)
-                else:
-                    components[c] = components[c].astype(np.int64) + offset
-            frames_from(
-                [c[np.newaxis] for c in components], transform, out[t : t + 1, part.top : part.bottom]
-            )
+            for layer, value in zip(layers, values, strict=True):
+                before = components[layer.component]
+                components[layer.component] = value if before is None else before + value
+            for c, offset in {layer.component: layer.offset for layer in layers}.items():
+                components[c] = components[c].astype(np.int64) + offset
+            frames_from([c[np.newaxis] for c in components], transform, target)
 
     return job
 

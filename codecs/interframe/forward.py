@@ -132,7 +132,7 @@ def _decode_frame(
     exact = kernels.decode_frame(
         current, frames.new_errors(i), rows, columns, reference, reference_errors,
         batch.n_extra if kind else 0, extra, tile, labels, batch.classes[kind], batch.shift,
-        predict.is_wide(batch.classes[kind]), context.error_shift(max_value), batch.weights[kind],
+        batch.wide[kind], context.error_shift(max_value), batch.weights[kind],
         batch.level, batch.thresholds, table,
         ans.SYMBOL_BASE, buffer, starts, runs[: max(n_runs, 0)], n_runs >= 0,
     )  # fmt: skip
