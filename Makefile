@@ -12,7 +12,7 @@ serve: $(VENV)/.installed
 	@exec $(BIN)/dcmpress serve --config $(CONFIG)
 
 test: $(VENV)/.installed-dev peers
-	$(BIN)/python -m pytest -q -m "not long"
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not long"
 
 # The kernels once more with every array access checked.
 test-bounds: $(VENV)/.installed-dev

@@ -15,11 +15,11 @@ Integers are unsigned and little endian.
 """
 
 import struct
-import zlib
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from imagecodecs import deflate_crc32
 from numpy.typing import NDArray
 
 from dcmpress.codecs.errors import CorruptStreamError, TooLargeError, UnknownVersionError
@@ -50,11 +50,16 @@ class StreamHeader:
         return total
 
 
+def _checksum(fields: bytes | memoryview, payload: bytes | memoryview) -> int:
+    # libdeflate's takes a sixth of the time of the one in Python's zlib.
+    return int(deflate_crc32(payload, value=deflate_crc32(fields)))
+
+
 def write_stream(magic: bytes, version: int, frames: NDArray[Any], payload: bytes) -> bytes:
     """Return header + payload for `frames` (shape and dtype are recorded; the samples are not read)."""
     samples = frames.shape[3] if frames.ndim == 4 else 0
     fields = _FIELDS.pack(magic, version, _DTYPE_CODES[frames.dtype.name], samples, *frames.shape[:3])
-    crc = zlib.crc32(payload, zlib.crc32(fields))
+    crc = _checksum(fields, payload)
     return b"".join((fields, _CRC.pack(crc), payload))
 
 
@@ -86,6 +91,6 @@ def read_stream(
     payload = view[HEADER_SIZE:]
     if not prefix:
         (crc,) = _CRC.unpack_from(view, _FIELDS.size)
-        if zlib.crc32(payload, zlib.crc32(view[: _FIELDS.size])) != crc:
+        if _checksum(view[: _FIELDS.size], payload) != crc:
             raise CorruptStreamError("checksum differs: the stream is truncated or damaged")
     return header, payload

@@ -46,6 +46,7 @@ from dcmpress.scp.status import (
     NO_SUCH_SOP_INSTANCE,
     PROCESSING_FAILURE,
     SUCCESS,
+    UNRECOGNISED_OPERATION,
 )
 from dcmpress.scp.upper_layer import UpperLayer
 from dcmpress.storage.archive import Archive
@@ -72,7 +73,9 @@ def serve_action(
     identifier = association.identifier()
     status, problem = SUCCESS, ""
     pending: tuple[str, list[tuple[str, str]]] | None = None
-    if text(command, REQUESTED_SOP_INSTANCE_UID) != WELL_KNOWN_INSTANCE:
+    if context.abstract_syntax != STORAGE_COMMITMENT:
+        status, problem = UNRECOGNISED_OPERATION, "N-ACTION belongs to storage commitment"
+    elif text(command, REQUESTED_SOP_INSTANCE_UID) != WELL_KNOWN_INSTANCE:
         status, problem = NO_SUCH_SOP_INSTANCE, f"storage commitment is asked of {WELL_KNOWN_INSTANCE}"
     elif number(command, ACTION_TYPE_ID) != REQUEST_COMMITMENT:
         status, problem = NO_SUCH_ACTION, "the only action is 1, request storage commitment"

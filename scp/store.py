@@ -27,7 +27,7 @@ from dcmpress.scp.status import (
     SUCCESS,
     store_status,
 )
-from dcmpress.storage.archive import Archive, Incoming
+from dcmpress.storage.archive import Archive, Incoming, Receipt
 from dcmpress.storage.errors import StorageError
 from dcmpress.storage.part10 import FileMeta
 from dcmpress.storage.spool import Sender
@@ -46,12 +46,13 @@ def serve_store(archive: Archive, association: Association, context: Context, co
     started = time.perf_counter()
     sop_class = text(command, AFFECTED_SOP_CLASS_UID) or context.abstract_syntax
     sop_instance = text(command, AFFECTED_SOP_INSTANCE_UID)
-    outcome = ""
+    outcome = unreadable = ""
     size = 0
     status, problem = _refusal(context, command, sop_class, sop_instance)
     try:
         if status == SUCCESS:
-            outcome, size = _receive(archive, association, context, sop_class, sop_instance)
+            receipt, size = _receive(archive, association, context, sop_class, sop_instance)
+            outcome, unreadable = receipt.outcome, receipt.problem
     except NetworkError:
         raise
     except (StorageError, OSError) as error:
@@ -65,6 +66,8 @@ def serve_store(archive: Archive, association: Association, context: Context, co
     if problem:
         response[ERROR_COMMENT] = problem[:COMMENT_LENGTH]
     association.send(context, response)
+    if unreadable:
+        logger.warning("kept, but cannot be read", sop_instance=sop_instance, problem=unreadable)
     event = logger.info if status == SUCCESS else logger.warning
     event(
         "store",
@@ -96,8 +99,8 @@ def is_uid(text: str) -> bool:
 
 def _receive(
     archive: Archive, association: Association, context: Context, sop_class: str, sop_instance: str
-) -> tuple[str, int]:
-    """Return (outcome, bytes) of an instance that is safe now."""
+) -> tuple[Receipt, int]:
+    """Return what became of an instance that is safe now, and its bytes."""
     sender = Sender(association.calling_ae, association.called_ae, association.peer)
     meta = FileMeta(
         sop_class,
@@ -110,7 +113,7 @@ def _receive(
     try:
         for piece in association.data_set():
             incoming.write(piece)
-        return archive.commit(incoming).outcome, incoming.size
+        return archive.commit(incoming), incoming.size
     except BaseException:
         incoming.abandon()
         raise

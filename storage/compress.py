@@ -315,7 +315,7 @@ def _write_shells(
 
     def flush() -> None:
         nonlocal waiting_size
-        if waiting:
+        if unsettled:  # an empty data set has a place too
             section = writer.add(SHELLS, b"".join(waiting), level=SHELL_LEVEL)
             listed.update({i: (section, offset) for i, offset in unsettled})
             waiting.clear()

@@ -5,10 +5,13 @@ from pathlib import Path
 
 
 def make_folder(folder: Path) -> None:
-    """Create a folder, and those above it, so that a power cut cannot take their names away."""
+    """Create a folder, and those above it, so that a power cut cannot take their names away.
+
+    Nobody but owner and group can look into what is made here.
+    """
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     for path in reversed(missing):
-        path.mkdir(exist_ok=True)
+        path.mkdir(mode=0o750, exist_ok=True)
         flush_folder(path.parent)
 
 

@@ -87,7 +87,7 @@ class Retriever:
         self._spool = spool
         self._blobs = blobs
         self._temporary = temporary
-        temporary.mkdir(parents=True, exist_ok=True)
+        temporary.mkdir(mode=0o750, parents=True, exist_ok=True)
         self._pool = ThreadPoolExecutor(max(2, os.cpu_count() or 2), thread_name_prefix="decode")
 
     def close(self) -> None:

@@ -42,8 +42,8 @@ class Verified:
 def verify(archive: Archive, *, mark: bool = True) -> Iterator[Verified]:
     """Check every blob and every spool file; yield each when it is done.
 
-    With `mark` the catalog notes which instances are damaged: they are refused on retrieval, and the same
-    bytes sent again heal them.
+    With `mark` the catalog notes which instances are damaged: they are refused on retrieval until the same
+    bytes are sent again, or a file is restored and found sound here.
     """
     tasks: list[Callable[[], Verified]] = []
     names = list(archive.blobs.names())
@@ -55,7 +55,7 @@ def verify(archive: Archive, *, mark: bool = True) -> Iterator[Verified]:
     pool = ThreadPoolExecutor(os.cpu_count() or 1)
     try:
         for verified in pool.map(lambda task: task(), tasks):
-            if mark and verified.problems:
+            if mark:
                 _mark(archive, verified)
             yield verified
     finally:  # who has seen enough does not wait for the rest
@@ -145,12 +145,17 @@ def _missing_blob(archive: Archive, name: str) -> Verified:
 
 
 def _mark(archive: Archive, verified: Verified) -> None:
-    if verified.place.startswith("spool/"):
-        name = verified.place.removeprefix("spool/")
-        damaged = [item.instance_pk for item in archive.spooled() if item.spool_name == name]
+    """Bring the catalog's marks in line with what was found, in both directions."""
+    spooled = verified.place.startswith("spool/")
+    if spooled:
+        rows = archive.catalog.in_spool(verified.place.removeprefix("spool/"))
     else:
-        numbers = {problem.number for problem in verified.problems} - {None}
         rows = archive.catalog.in_blob(verified.place)
-        damaged = [row.instance_pk for row in rows if verified.whole or row.blob_index in numbers]
+    all_of_it = verified.whole or (spooled and bool(verified.problems))
+    numbers = {problem.number for problem in verified.problems} - {None}
+    damaged = [row.instance_pk for row in rows if all_of_it or row.blob_index in numbers]
     if damaged:
         archive.catalog.settling.mark_damaged(damaged, verified.problems[0].what[:200])
+    if verified.instances:  # 0: the file was gone before it could be read
+        sound = {row.instance_pk for row in rows if row.damaged} - set(damaged)
+        archive.catalog.settling.mark_sound(sound)

@@ -156,6 +156,10 @@ def _fit_classes(choice: _Choice, kind: int, users: list[int]) -> None:
             min(settings.row_step, tile // 4), tap_frames, tap_offsets, grams[k * n_tiles : (k + 1) * n_tiles],
         )  # fmt: skip
         frames.turn(i)
+    # Flat tiles would take classes from those with something in them; any class predicts them.
+    busy = np.flatnonzero(grams[:, fit.packed_length(len(taps)) - 1])
+    if len(busy) < len(grams):
+        grams = grams[busy]
     n_classes = max(1, min(settings.classes, len(grams) // _TILES_PER_CLASS))
     vectors = frames.classes.get(kind)
     warm = vectors is not None and vectors.shape == (n_classes, len(taps) + 1)
@@ -166,12 +170,13 @@ def _fit_classes(choice: _Choice, kind: int, users: list[int]) -> None:
     fit.cluster(grams, vectors, assignment, rounds, warm)
     classes = fit.quantise(vectors, np.array(taps), choice.shift, choice.coarse)
     order = fit.similar_order(classes)
-    assignment = np.argsort(order)[assignment]
+    all_labels = np.zeros(len(users) * n_tiles, np.int64)
+    all_labels[busy] = np.argsort(order)[assignment]
     frames.classes[kind] = vectors[order]
     choice.classes[kind] = classes[order]
     for k, i in enumerate(users):
         labels = choice.labels[i - choice.members[0]]
-        labels[...] = assignment[k * n_tiles : (k + 1) * n_tiles].reshape(labels.shape)
+        labels[...] = all_labels[k * n_tiles : (k + 1) * n_tiles].reshape(labels.shape)
 
 
 def _predict(choice: _Choice) -> tuple[Array, list[Array]]:

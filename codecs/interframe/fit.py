@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from dcmpress.codecs.interframe.geometry import ABOVE, SIDE
 from dcmpress.codecs.interframe.predict import COPY, MEDIAN, N_TAPS, NORTH, partial_row
-from dcmpress.codecs.jit import njit
+from dcmpress.codecs.jit import inline, njit
 
 _UNIT = 1024.0
 _CLIP = 1447
@@ -25,6 +25,16 @@ _CLIP = 1447
 MAX_SAMPLES = 512
 
 Array = NDArray[Any]
+
+
+@inline
+def _flat(current: Array, where: Array, n: Any) -> bool:
+    """Whether each of the `n` samples equals the one to its left."""
+    different = np.int32(0)
+    for k in range(n):
+        i = where[np.uint64(k)]
+        different |= np.int32(current[np.uint64(i)] ^ current[np.uint64(i - 1)])
+    return different == 0
 
 
 @njit
@@ -42,7 +52,8 @@ def tile_grams(
 ) -> None:
     """Fill `grams`, float32 (tiles, packed_size(m)), with sums over 1 row in `step` of each tile.
 
-    A row holds the lower triangle of a Gram matrix, row by row, then zeros.
+    A row holds the lower triangle of a Gram matrix, row by row, then zeros; all zeros if W predicts each of the
+    samples looked at, so that flat tiles take no time and no part.
 
     The m + 1 vectors are the fitted taps less W, and the sample less W, all times the sample's weight
     1 / (1 + 2 mean g + g), g = |N-W| + |NW-N| + |NE-N| + |NN-N|: edges count less.
@@ -84,6 +95,10 @@ def tile_grams(
             mean = np.float32(1.0) + np.float32(2.0) * np.float32(total) / np.float32(max(n, 1))
             for k in range(n):
                 gradient[np.uint64(k)] = np.float32(_UNIT) / (mean + gradient[np.uint64(k)])
+            gram = grams[ty * across + tx]
+            if _flat(current, where, n):
+                gram[:] = np.float32(0.0)
+                continue
             for t in range(m + 1):
                 offset = offsets[t] if t < m else 0
                 frame = frames[t] if t < m else 0
@@ -93,7 +108,6 @@ def tile_grams(
                     d = np.float32(source[np.uint64(i + offset)] - current[np.uint64(i - 1)])
                     v = np.int32(d * gradient[np.uint64(k)])
                     samples[t, k] = np.int16(min(max(v, np.int32(-_CLIP)), np.int32(_CLIP)))
-            gram = grams[ty * across + tx]
             p = 0
             for i in range(m + 1):
                 left = samples[i]
@@ -108,9 +122,14 @@ def tile_grams(
                     p += 1
 
 
+def packed_length(m: int) -> int:
+    """Return how many entries the packed Gram matrix of `m` taps has; the last is the sample's own square."""
+    return (m + 1) * (m + 2) // 2
+
+
 def packed_size(m: int) -> int:
-    """Return the length of a packed Gram matrix of `m` taps: (m + 1)(m + 2) / 2 entries, in a multiple of 8."""
-    return -(-(m + 1) * (m + 2) // 16) * 8
+    """Return the length of a row that holds a packed Gram matrix: a multiple of 8."""
+    return -(-packed_length(m) // 8) * 8
 
 
 @njit

@@ -21,6 +21,8 @@ NO_TRANSFORM, RCT, DIFFERENCES = 0, 1, 2
 PACK_BELOW = 0.7
 """Values are packed if they use less than this share of their range."""
 
+_MARKED_AT_ONCE = 1 << 17
+
 Array = NDArray[Any]
 
 
@@ -120,7 +122,7 @@ def find_layers(frames: Array, transform: int, index: Array) -> list[Layer]:
     for c in range(n_components):
         least, most = 1 << 62, -(1 << 62)
         for chunk in chunks:
-            component = components_of(frames[chunk], transform)[c]
+            component = components_of(_frames_at(frames, chunk), transform)[c]
             least = min(least, int(component.min()))
             most = max(most, int(component.max()))
         span = most - least
@@ -128,7 +130,10 @@ def find_layers(frames: Array, transform: int, index: Array) -> list[Layer]:
             layers.append(_layer(frames, chunks, transform, c, least, 0, 16))
             layers.append(_layer(frames, chunks, transform, c, least, 16, 17))
             continue
-        whole = _layer(frames, chunks, transform, c, least, 0, 16)
+        whole = _layer(frames, chunks, transform, c, least, 0, 16, span)
+        if whole.values is None:
+            layers.append(whole)
+            continue
         flag_bit = _flag_bit(whole)
         if flag_bit:
             layers.append(_layer(frames, chunks, transform, c, least, 0, flag_bit))
@@ -138,14 +143,37 @@ def find_layers(frames: Array, transform: int, index: Array) -> list[Layer]:
     return [_packed(layer) for layer in layers]
 
 
+def _frames_at(frames: Array, chunk: Array) -> Array:
+    """Return `frames[chunk]`, without a copy where the frames follow each other."""
+    first, end = int(chunk[0]), int(chunk[-1]) + 1
+    return frames[first:end] if end - first == len(chunk) else frames[chunk]
+
+
 def _layer(
-    frames: Array, chunks: list[Array], transform: int, component: int, least: int, shift: int, bits: int
+    frames: Array,
+    chunks: list[Array],
+    transform: int,
+    component: int,
+    least: int,
+    shift: int,
+    bits: int,
+    span: int = 1 << 17,
 ) -> Layer:
+    """Return the layer with the values that it has.
+
+    Or, for a whole component with values up to `span`, without them once there are too many for ranks to pay:
+    then there is no flag bit either.
+    """
+    enough = PACK_BELOW * (span + 1)
     present = np.zeros(1 << 16, np.bool_)
     mask = min((1 << bits) - 1, 0xFFFF)
     for chunk in chunks:
-        samples = components_of(frames[chunk], transform)[component]
-        _mark(np.ascontiguousarray(samples).reshape(-1), least, shift, mask, present)
+        samples = components_of(_frames_at(frames, chunk), transform)[component]
+        flat = np.ascontiguousarray(samples).reshape(-1)
+        for start in range(0, len(flat), _MARKED_AT_ONCE):
+            _mark(flat[start : start + _MARKED_AT_ONCE], least, shift, mask, present)
+            if np.count_nonzero(present) >= enough:
+                return Layer(component, least, shift, bits, span)
     values = np.flatnonzero(present)
     return Layer(component, least, shift, bits, int(values[-1]), values)
 

@@ -315,10 +315,16 @@ def restore_row(
             c1 = np.int32(classes[label, 1])
             w = np.int32(current[start + x - 1])
             ww = np.int32(current[start + x - 2])
+            # Residuals go in before the shift: one addition less between a sample and the next. All that fits
+            # 32 bits if the samples are in their range, which is checked when the frame is done.
+            for i in range(x, end):
+                partial[np.uint64(i)] = np.int32(
+                    partial[np.uint64(i)] + np.int32(residuals[np.uint64(i)] << shift)
+                )
             for i in range(x, end):
                 total = np.int32(np.int32(partial[np.uint64(i)] + c1 * ww) + c0 * w)
                 ww = w
-                w = np.int32((total >> shift) + residuals[np.uint64(i)])
+                w = np.int32(total >> shift)
                 current[np.uint64(start + i)] = w
         elif label == COPY:
             for i in range(x, end):

@@ -30,6 +30,8 @@ class Window:
         """The encoder's: coefficients of the batch before, by kind."""
         self.last_use = {r: i for i, r in enumerate(references) if r >= 0}
         self.current = np.zeros(self.size, np.int32)
+        self.padded = -1
+        """Number of the frame that `pad` put into `current`."""
         self.reference = np.zeros(self.size, np.int32)
         self.inside = -1
         """Number of the frame that `reference` holds, unmoved."""
@@ -52,7 +54,9 @@ class Window:
 
     def pad(self, i: int) -> Array:
         """Return frame `i`, padded, in `current`."""
-        geometry.pad_current(self.planes[i], self.current)
+        if i != self.padded:
+            geometry.pad_current(self.planes[i], self.current)
+            self.padded = i
         return self.current
 
     def turn(self, i: int) -> None:
@@ -61,6 +65,7 @@ class Window:
             geometry.repeat_edges(self.current, self.rows, self.columns)
             self.current, self.reference = self.reference, self.current
             self.inside = i
+            self.padded = -1
 
     def errors_behind(self, i: int) -> Array:
         """Return the error map of the reference of frame `i`, moved with it."""

@@ -79,6 +79,10 @@ class Catalog:
         """Return everything that lies in a blob, in its order there."""
         return search.in_blob(self._database, blob_name)
 
+    def in_spool(self, spool_name: str) -> list[Located]:
+        """Return the instance that lies in a spool file, if there is one."""
+        return search.in_spool(self._database, spool_name)
+
     def stored_blob_names(self) -> list[str]:
         """Return the names of all blobs that the catalog relies on."""
         return self._settling.stored_blob_names()

@@ -1,5 +1,6 @@
 """Opening the catalog's database: connections, transactions and the schema's version."""
 
+import os
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
-from sqlalchemy.exc import DatabaseError, DBAPIError, IntegrityError
+from sqlalchemy.exc import ArgumentError, DatabaseError, DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from dcmpress.storage.catalog.errors import CatalogError, CatalogVersionError
@@ -37,12 +38,16 @@ class Database:
     """
 
     def __init__(self, url: str) -> None:
-        self.url = make_url(url)
+        try:
+            self.url = make_url(url)
+            self.url.get_dialect()
+        except (ArgumentError, ImportError) as error:  # the URL itself may hold a password
+            raise CatalogError(f"the catalog's URL names no database that can be used: {error}") from None
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self._write_lock = threading.Lock()
         self._writers: dict[bool, Connection] = {}
         if self.is_sqlite:
-            self._make_folder()
+            self._make_file()
             self.engine = _sqlite_engine(url, "NORMAL")
             self._durable_engine = _sqlite_engine(url, "FULL")
         else:
@@ -52,9 +57,11 @@ class Database:
             self._durable_engine = self.engine
         self._reading = self.engine.execution_options(isolation_level="AUTOCOMMIT")
 
-    def _make_folder(self) -> None:
+    def _make_file(self) -> None:
+        """Make what SQLite would make, but not readable by everybody: it holds patients' names."""
         if self.url.database and self.url.database != ":memory:":
-            Path(self.url.database).parent.mkdir(parents=True, exist_ok=True)
+            Path(self.url.database).parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+            os.close(os.open(self.url.database, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640))
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
@@ -103,7 +110,8 @@ class Database:
         except DatabaseError as error:
             if self._is_missing_table(error):
                 return None
-            raise
+            with _translated():
+                raise
 
     def _is_missing_table(self, error: DatabaseError) -> bool:
         if self.is_sqlite:
@@ -145,7 +153,7 @@ def _translated() -> Iterator[None]:
     except PoolTimeoutError as error:
         raise CatalogError(f"the catalog has no connection to spare: {error}") from error
     except DBAPIError as error:
-        problem = str(error.orig).strip()
+        problem = " ".join(str(error.orig).split())
         if "disk is full" in problem or getattr(error.orig, "sqlstate", "") == "53100":  # disk_full
             raise NoSpaceError(f"no room for the catalog: {problem}") from error
         raise CatalogError(f"the catalog's database fails: {problem}") from error

@@ -96,6 +96,7 @@ _CURRENT_OF_UID = _OF_UID.where(_INSTANCE.c.current)
 _OLDER_OF_UID = _OF_UID.where(~_INSTANCE.c.current, ~_INSTANCE.c.replaced).order_by(
     _INSTANCE.c.received_at.desc(), _INSTANCE.c.pk.desc()
 )
+_IN_SPOOL = _LOCATED.where(_INSTANCE.c.spool_name == bindparam("name"))
 _IN_BLOB = _LOCATED.where(_BLOB.c.name == bindparam("name")).order_by(_INSTANCE.c.blob_index)
 
 
@@ -161,6 +162,13 @@ def in_blob(database: Database, blob_name: str) -> list[Located]:
     """Return everything that lies in a blob, in its order there."""
     with database.reading() as connection:
         rows: Any = connection.execute(_IN_BLOB, {"name": blob_name})
+        return [Located(*row) for row in rows]
+
+
+def in_spool(database: Database, spool_name: str) -> list[Located]:
+    """Return the instance that lies in a spool file, if there is one."""
+    with database.reading() as connection:
+        rows: Any = connection.execute(_IN_SPOOL, {"name": spool_name})
         return [Located(*row) for row in rows]
 
 

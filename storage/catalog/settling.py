@@ -352,6 +352,20 @@ class Settling:
             for chunk in _chunks(instance_pks):
                 connection.execute(marking, [{"key": pk} for pk in chunk])
 
+    def mark_sound(self, instance_pks: Iterable[int]) -> None:
+        """Take back that instances are damaged: their stored bytes are what was received, after all."""
+        marking = (
+            update(Instance)
+            .where(Instance.pk == bindparam("key"), Instance.damaged)
+            .values(damaged=False, needs_attention=None)
+        )
+        pks = sorted(instance_pks)
+        if not pks:
+            return
+        with self._database.writing(durable=True) as connection:
+            for chunk in _chunks(pks):
+                connection.execute(marking, [{"key": pk} for pk in chunk])
+
     def mark_lost(self, spool_names: Iterable[str]) -> None:
         """Note that files which the catalog relies on are gone from the spool; an equal re-send heals them."""
         marking = (

@@ -129,7 +129,6 @@ def test_counts_and_originator_of_a_move(node: Node, destination: Destination) -
         (at_level("", StudyInstanceUID=STUDY), MISMATCH, None),
         (at_level("PATIENT", PatientID="T1"), MISMATCH, None),  # not a level of the study root
     ],
-    ids=str,
 )
 def test_levels(node: Node, identifier: Any, status: int, count: int | None) -> None:
     got = get(node.port, [(MR, EXPLICIT)], identifier)

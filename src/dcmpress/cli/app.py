@@ -65,6 +65,7 @@ def main() -> None:
         archive_commands,
         bench,
         config_commands,
+        conformance,
         estimate,
         recompress,
         serve,
