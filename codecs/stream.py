@@ -52,7 +52,7 @@ class StreamHeader:
 
 def _checksum(fields: Any, payload: Any) -> int:
     # libdeflate's takes a sixth of the time of the one in Python's zlib.
-    return int(deflate_crc32(payload, value=deflate_crc32(fields)))  # type: ignore[arg-type]
+    return int(deflate_crc32(payload, value=deflate_crc32(fields)))
 
 
 def write_stream(magic: bytes, version: int, frames: NDArray[Any], payload: bytes) -> bytes:

@@ -81,8 +81,10 @@ class CompressResult:
     """Spool name -> problem: the spool file is not what was acknowledged; it is not in the blob."""
     codecs: dict[str, int] = field(default_factory=dict)
     """Codec -> bytes of frames that it coded, before compression; "zstd" also for what has no frames."""
+    outdone: int = 0
+    """Segments that Zstandard made smaller than the chosen codec: very little, or very plain."""
     fallbacks: list[str] = field(default_factory=list)
-    """Why a segment was not kept as the chosen codec made it."""
+    """Why a segment was not kept as the chosen codec made it: it failed, or does not take such samples."""
     seconds: float = 0.0
     """CPU time of this process."""
 
@@ -276,7 +278,7 @@ def _encode(
     if len(fallback.encode(sample)) * len(frames) < 1.25 * len(encoded.payload) * len(sample):
         packed = _encode_by(fallback, frames)
         if len(packed.payload) <= len(encoded.payload):
-            result.fallbacks.append(f"{choice.codec} was not smaller than {FALLBACK}")
+            result.outdone += 1
             return packed
     return encoded
 

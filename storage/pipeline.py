@@ -390,6 +390,7 @@ class Pipeline:
             codec=codec_id,
             raw_bytes=result.raw_size,
             bytes=result.size,
+            outdone=result.outdone,
             ratio=round(result.raw_size / max(1, result.size), 2),
             cpu_seconds=round(result.seconds, 2),
         )
