@@ -10,7 +10,7 @@ from dcmpress.storage.catalog.query import Query
 from dcmpress.storage.catalog.recording import OnConflict, Recorded, Recorder
 from dcmpress.storage.catalog.search import Located, Match
 from dcmpress.storage.catalog.settling import Settling
-from dcmpress.storage.catalog.statistics import Statistics, gather
+from dcmpress.storage.catalog.statistics import Attention, Statistics, attention, gather
 from dcmpress.storage.received import Received
 
 
@@ -91,6 +91,10 @@ class Catalog:
     def settling(self) -> Settling:
         """The pipeline's side: worklist, blobs, damage."""
         return self._settling
+
+    def attention(self) -> list[Attention]:
+        """Return the instances that somebody should look at, and why."""
+        return attention(self._database)
 
     def statistics(self) -> Statistics:
         """Count what the node holds."""

@@ -70,6 +70,29 @@ _FALLBACKS = select(func.count()).where(Blob.state == "stored", Blob.fallback.is
 _DAMAGED = select(func.count()).where(Instance.damaged)
 
 
+@dataclass(frozen=True, slots=True)
+class Attention:
+    """An instance that somebody should look at."""
+
+    sop_instance_uid: str
+    reason: str
+    damaged: bool
+
+
+_WHAT_NEEDS_ATTENTION = (
+    select(Instance.sop_instance_uid, Instance.needs_attention, Instance.damaged)
+    .where(Instance.needs_attention.is_not(None))
+    .order_by(Instance.pk)
+)
+
+
+def attention(database: Database) -> list[Attention]:
+    """Return the instances that need attention, and why."""
+    with database.reading() as connection:
+        rows = connection.execute(_WHAT_NEEDS_ATTENTION)
+        return [Attention(uid, why or "", damaged) for uid, why, damaged in rows]
+
+
 def gather(database: Database) -> Statistics:
     """Count what the catalog in `database` lists; reads every instance row once or twice."""
     with database.reading() as connection:
@@ -77,7 +100,7 @@ def gather(database: Database) -> Statistics:
         by_codec = _shares(connection.execute(_BY_CODEC), without="spool")
         spool_instances, spool_bytes = connection.execute(_SPOOL).one()
         blob_bytes = connection.execute(_BLOB_BYTES).scalar_one()
-        attention = connection.execute(_ATTENTION).scalar_one()
+        needs_attention = connection.execute(_ATTENTION).scalar_one()
         damaged = connection.execute(_DAMAGED).scalar_one()
         fallbacks = connection.execute(_FALLBACKS).scalar_one()
     return Statistics(
@@ -86,7 +109,7 @@ def gather(database: Database) -> Statistics:
         stored_bytes=int(blob_bytes) + int(spool_bytes),
         spool_instances=spool_instances,
         spool_bytes=int(spool_bytes),
-        needs_attention=attention,
+        needs_attention=needs_attention,
         damaged=damaged,
         fallbacks=fallbacks,
         by_modality=by_modality,

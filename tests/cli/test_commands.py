@@ -171,6 +171,9 @@ def test_verify_names_a_damaged_blob_and_an_equal_import_heals_it(tmp_path: Path
     assert done.returncode == 1
     assert blob.stem in done.stdout
     assert node.stats()["damaged"] == 1
+    listed = node.command("stats", "--attention").stdout.splitlines()
+    assert len(listed) == 1
+    assert "damaged" in listed[0]
     assert node.command("export", "--all", tmp_path / "out", check=False).returncode == 1
     assert not list((tmp_path / "out").rglob("*.dcm"))
     assert "healed" in node.command("import", folder).stdout

@@ -24,12 +24,21 @@ from dcmpress.storage.verify import verify as verify_archive
 def stats(
     config: ConfigOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    attention: Annotated[
+        bool, typer.Option("--attention", help="List the instances that need attention, and why.")
+    ] = False,
 ) -> None:
     """Show what the archive holds and how much smaller it is, by modality and by codec."""
     settings = load_config(config)
     archive = open_existing_archive(settings)
     found = archive.catalog.statistics()
+    listed = archive.catalog.attention() if attention else []
     archive.close()
+    if attention:
+        for item in listed:
+            note = f"damaged: {item.reason}" if item.damaged else item.reason
+            out.print(f"{item.sop_instance_uid}  {note}", markup=False)
+        return
     if as_json:
         out.print(json.dumps(_as_json(found)), markup=False)
         return
@@ -53,7 +62,9 @@ def stats(
     if found.fallbacks:
         out.print(f"blobs in which Zstandard took over from the codec that the rule names: {found.fallbacks}")
     if found.needs_attention or found.damaged:
-        out.print(f"need attention: {found.needs_attention} instances; damaged: {found.damaged}")
+        out.print(
+            f"need attention: {found.needs_attention} instances; damaged: {found.damaged} (--attention lists them)"
+        )
 
 
 def _as_json(found: Statistics) -> dict[str, Any]:
