@@ -75,8 +75,9 @@ def test_wrong_calls(wrong: tuple[str, str], tmp_path: Path) -> None:
     assert view(path, *wrong, "-o", tmp_path / "x.png").returncode == 2
 
 
-def test_what_has_no_pixels_is_no_picture(tmp_path: Path) -> None:
+def test_what_is_not_kept_is_no_picture(tmp_path: Path) -> None:
     node = Node(tmp_path / "node")
+    node.command("import", series_files("MR-heart-cine-MF")[0])
     done = node.command("view", "1.2.3.4", "-o", tmp_path / "x.png", check=False)
     assert done.returncode == 1
     assert "no instance" in done.stderr
