@@ -10,7 +10,7 @@ import structlog
 from dcmpress.storage.archive import Archive
 from dcmpress.storage.catalog.settling import requested_codec
 from dcmpress.storage.compress import CodecChoice
-from dcmpress.storage.pipeline import PipelineSettings
+from dcmpress.storage.pipeline import PipelineSettings, exclusive
 from dcmpress.storage.recompress import recompress_series, remove_unreferenced
 from dcmpress.storage.workers import end_at_once, worker_pool
 
@@ -56,6 +56,11 @@ class ColdStorage:
         return not self._stopping.is_set() and not self.archive.catalog.settling.spooled_series()
 
     def _work(self) -> None:
+        with exclusive(self.archive.settings.root, "recompress.lock") as mine:
+            if mine:  # else `dcmpress recompress` is at it
+                self._recompress()
+
+    def _recompress(self) -> None:
         remove_unreferenced(self.archive)
         before = datetime.now(UTC) - self.after
         requested = requested_codec(self.choice.codec, self.choice.parameters)

@@ -7,12 +7,14 @@ import pytest
 from dcmpress.codecs.registry import get_codec
 from tests.fuzz.codecs import CODECS, CRASHERS, damaged, images, tried
 
-KEPT = sorted(CRASHERS.glob("*.*")) if CRASHERS.exists() else []
 
-
-def test_kept_crashers_are_refused_or_decoded() -> None:
-    for path in KEPT:
-        name, parameters = CODECS[path.name.rpartition(".")[0]]
+@pytest.mark.parametrize("label", CODECS)
+def test_kept_streams_are_refused_or_decoded(label: str) -> None:
+    """One damaged stream of each codec to begin with, and whatever the fuzzer finds."""
+    kept = sorted(CRASHERS.glob(f"{label}.*"))
+    assert kept
+    name, parameters = CODECS[label]
+    for path in kept:
         outcome = tried(get_codec(name, **parameters), path.read_bytes(), None)
         assert outcome in ("decoded", "refused"), f"{path.name}: {outcome}"
 
