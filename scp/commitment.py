@@ -83,7 +83,7 @@ def serve_action(
         try:
             pending = _read_request(identifier, context.transfer_syntax)
         except Exception as error:  # pydicom raises whatever the data provokes
-            status, problem = INVALID_ARGUMENT_VALUE, f"the request cannot be read: {error}"
+            status, problem = INVALID_ARGUMENT_VALUE, f"the request cannot be read: {type(error).__name__}"
     pk = 0
     if pending is not None:
         try:

@@ -71,7 +71,8 @@ def convert(data: bytes, stored: str, target: str) -> bytes:
     except MalformedError as error:
         raise ConversionError(f"it cannot be read: {error}") from error
     except Exception as error:  # pydicom and its decoders raise whatever the data provokes
-        raise ConversionError(f"cannot convert from {UID(stored).name}: {error}") from error
+        # Its text may quote a value, a patient's name among them; the log gets the kind of error alone.
+        raise ConversionError(f"cannot convert from {UID(stored).name}: {type(error).__name__}") from error
 
 
 def _convert(data: bytes, stored: str, target: str) -> bytes:
