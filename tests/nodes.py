@@ -137,6 +137,16 @@ class Node:
                     found.append(event)
         return found
 
+    def event(self, name: str, **expected: Any) -> dict[str, Any]:
+        """Wait for a log event with these values and return it: it may be written after the peer's answer."""
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            for event in self.events(name):
+                if expected.items() <= event.items():
+                    return event
+            time.sleep(0.02)
+        raise AssertionError(f"no event {name} with {expected}: {self.log_text()[-3000:]}")
+
     def reload(self, **config: Any) -> None:
         """Lay `config` over the configuration, send SIGHUP, and wait until the node has read it."""
         before = len(self.events())

@@ -77,6 +77,7 @@ def test_dcmsend_of_the_whole_corpus(tmp_path: Path) -> None:
         lines = report.read_text().splitlines()
         numbers = {key.strip(): value for key, _, value in (line.partition(":") for line in lines) if value}
         sent = int(numbers["- sent to the peer"])
+        assert wait_for(lambda: len(node.events("store")) >= sent)  # the last is logged after its response
         refused = [event for event in node.events("store") if event["status"] != "0000"]
         assert {event["status"] for event in refused} <= {"A900"}  # file meta that belies its data set
         assert sent - len(refused) == int(numbers["* with status SUCCESS"])

@@ -1,5 +1,6 @@
 """What a node must bear: many connections, idle ones, the end of the process at any moment, a huge object."""
 
+import ctypes
 import random
 import resource
 import signal
@@ -139,6 +140,18 @@ def test_sigterm_lets_a_store_finish_and_aborts_the_idle(tmp_path: Path) -> None
     assert process.wait(60) == 0
     with node:
         assert found(node.port) == [uid]
+
+
+def test_sigterm_is_heard_by_whichever_thread_it_reaches(tmp_path: Path) -> None:
+    """The kernel may hand a process's signal to any thread, while the main one sleeps."""
+    with Node(tmp_path / "node") as node:
+        process = node.process
+        assert process is not None
+        threads = [int(entry.name) for entry in Path(f"/proc/{process.pid}/task").iterdir()]
+        other = max(threads)
+        assert other != process.pid
+        assert ctypes.CDLL(None).tgkill(process.pid, other, signal.SIGTERM) == 0
+        assert process.wait(30) == 0
 
 
 def _refuses(port: int) -> bool:

@@ -141,7 +141,7 @@ def test_levels(node: Node, identifier: Any, status: int, count: int | None) -> 
 def test_an_unknown_destination(node: Node) -> None:
     moved = move(node.port, "NOBODY", whole_study())
     assert moved.final.Status == UNKNOWN_DESTINATION
-    assert "dicom.peers" in node.events("move destination unknown")[-1]["advice"]
+    assert "dicom.peers" in node.event("move destination unknown")["advice"]
 
 
 def test_a_destination_that_is_down(node: Node) -> None:

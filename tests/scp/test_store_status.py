@@ -125,7 +125,7 @@ def test_unreadable_data_sets_are_shown(node: Node) -> None:
     before = node.stats()["needs_attention"]
     uid = generate_uid()
     assert store(node, uid, GARBAGE) == 0
-    assert any(event["sop_instance"] == uid for event in node.events("kept, but cannot be read"))
+    node.event("kept, but cannot be read", sop_instance=uid)
     assert node.stats()["needs_attention"] == before + 1
 
 
@@ -150,7 +150,7 @@ def test_the_same_bytes_again_store_nothing_new(node: Node, strict: Node, settle
             one.drained()
         before = found(one.port)
         assert store(one, uid, data) == 0
-        assert one.events("store")[-1]["outcome"] == "duplicate"
+        one.event("store", sop_instance=uid, outcome="duplicate")
         assert found(one.port) == before
         one.drained()
         assert served(one, uid) == data

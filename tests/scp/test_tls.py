@@ -6,11 +6,13 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.corpus_files import data_set, series_files
 from tests.nodes import Node, dcmtk, free_port
+from tests.scp.wire import wait_for
 
 
 @dataclass
@@ -120,9 +122,12 @@ def test_who_has_no_certificate_of_ours_is_refused(
     none = ["+tla", "+cf", str(authority.certificate)]
     for options in (wrong, none):
         assert dcmtk("echoscu", *options, "localhost", str(port), check=False).returncode != 0
-    refused = [e for e in node.events("connection refused") if "TLS handshake failed" in e["problem"]]
-    assert len(refused) >= 2
-    assert all(event["host"] == "127.0.0.1" for event in refused)
+
+    def refused() -> list[dict[str, Any]]:
+        return [e for e in node.events("connection refused") if "TLS handshake failed" in e["problem"]]
+
+    assert wait_for(lambda: len(refused()) >= 2)
+    assert all(event["host"] == "127.0.0.1" for event in refused())
     dcmtk("echoscu", *client(authority), "localhost", str(port))
 
 
@@ -130,7 +135,7 @@ def test_an_expired_certificate_is_refused(secured: tuple[Node, int], authority:
     node, port = secured
     expired = client(authority, "expired", days="-1")
     assert dcmtk("echoscu", *expired, "localhost", str(port), check=False).returncode != 0
-    assert any("expired" in event["problem"] for event in node.events("connection refused"))
+    assert wait_for(lambda: any("expired" in event["problem"] for event in node.events("connection refused")))
 
 
 def test_a_silent_client_holds_up_nobody(secured: tuple[Node, int], authority: Authority) -> None:

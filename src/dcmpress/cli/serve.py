@@ -1,5 +1,6 @@
 """`dcmpress serve`: the node, in the foreground."""
 
+import os
 import signal
 import threading
 from datetime import timedelta
@@ -31,12 +32,11 @@ def serve(config: ConfigOption = None) -> None:
     settings = load_config(config)
     logs.configure(settings.log.level, settings.log.format, patient_data=settings.log.patient_data)
     stop, reload = threading.Event(), threading.Event()
-    wake = threading.Event()
 
     def on_signal(number: int, _: FrameType | None) -> None:
         (reload if number == signal.SIGHUP else stop).set()
-        wake.set()
 
+    signalled = _wake_on_signals()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, on_signal)
 
@@ -67,8 +67,7 @@ def serve(config: ConfigOption = None) -> None:
         )
         logger.info("ready", ae_title=settings.dicom.ae_title, port=port, root=str(settings.root))
         while not stop.is_set():
-            wake.wait()
-            wake.clear()
+            os.read(signalled, 1024)
             if reload.is_set():
                 reload.clear()
                 settings = _reload(config, settings, server, pipeline)
@@ -79,6 +78,18 @@ def serve(config: ConfigOption = None) -> None:
         pipeline.stop()
         archive.close()
         logger.info("stopped")
+
+
+def _wake_on_signals() -> int:
+    """Return a file descriptor that becomes readable with every signal.
+
+    Python runs a handler between two instructions of the main thread. A signal that comes just before that
+    thread blocks on a lock would wait there for ever; a byte in a pipe is not missed.
+    """
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    return reader
 
 
 def _cold_storage(settings: Config, archive: Archive) -> ColdStorage | None:
