@@ -26,7 +26,7 @@ from dcmpress.storage.catalog.attributes import (
 from dcmpress.storage.catalog.catalog import Catalog
 from dcmpress.storage.catalog.database import Database
 from dcmpress.storage.catalog.errors import CatalogVersionError
-from dcmpress.storage.catalog.matching import TABLES
+from dcmpress.storage.catalog.conditions import TABLES
 from dcmpress.storage.catalog.models import Base
 
 
