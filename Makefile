@@ -57,11 +57,11 @@ $(VENV)/.installed-dev: pyproject.toml $(VENV)/.made
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@ $(VENV)/.installed
 
-# DCMTK's programs are the peers in the tests.
+# The peers in the tests: DCMTK's programs, and a PostgreSQL server that each run starts for itself.
 peers:
-	@command -v storescu dcmsend findscu getscu movescu echoscu storescp >/dev/null || { \
-	  test "$$(id -u)" = 0 || { echo "the tests need DCMTK: apt install dcmtk" >&2; exit 1; }; \
-	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq dcmtk >/dev/null; }
+	@{ command -v storescu dcmsend findscu getscu movescu echoscu storescp && ls /usr/lib/postgresql/*/bin/initdb; } >/dev/null 2>&1 || { \
+	  test "$$(id -u)" = 0 || { echo "the tests need DCMTK and PostgreSQL: apt install dcmtk postgresql" >&2; exit 1; }; \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq dcmtk postgresql >/dev/null; }
 
 clean:
 	rm -rf $(VENV) build dist report .pytest_cache .mypy_cache .ruff_cache .hypothesis
