@@ -62,19 +62,19 @@ def _or(values: Values, *forms: Form) -> Condition:
 
 
 def _in(values: Values, place: Place, count: int) -> Condition:
-    return _column(place).in_([next(values) for _ in range(count)])  # type: ignore[no-any-return]
+    return _column(place).in_([next(values) for _ in range(count)])
 
 
 def _among_like(values: Values, place: Place) -> Condition:
     wrapped = literal(SEPARATOR) + _column(place) + SEPARATOR
-    return wrapped.like(next(values), escape=ESCAPE)  # type: ignore[no-any-return]
+    return wrapped.like(next(values), escape=ESCAPE)
 
 
 def _words_like(values: Values, *places: Place) -> Condition:
     text: Any = literal("")
     for place in places:
         text = text + "^" + func.replace(func.coalesce(_column(place), ""), " ", "^")
-    return text.like(next(values), escape=ESCAPE)  # type: ignore[no-any-return]
+    return text.like(next(values), escape=ESCAPE)
 
 
 def _series_of_study(values: Values, form: Form) -> Condition:

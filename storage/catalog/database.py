@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, PoolProxiedConnection, create_engine, event, make_url, text
+from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.engine import Dialect
 from sqlalchemy.exc import ArgumentError, DatabaseError, DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -61,7 +61,7 @@ class Database:
             )
             self._durable_engine = self.engine
         self.dialect: Dialect = self.engine.dialect
-        self._readers: deque[PoolProxiedConnection] = deque()
+        self._readers: deque[Any] = deque()
         self._reading = self.engine.execution_options(isolation_level="AUTOCOMMIT")
 
     def _make_file(self) -> None:
@@ -86,7 +86,7 @@ class Database:
                 return list(lent.exec_driver_sql(statement.sql, statement.bound(values)))
         with _translated():
             try:
-                connection = self._readers.pop()
+                connection: Any = self._readers.pop()
             except IndexError:
                 connection = self.engine.raw_connection()
             try:

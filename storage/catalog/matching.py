@@ -56,7 +56,7 @@ _TIME_OF_DATE = {
 }
 
 
-def tests_of(query: Query) -> list[tuple[Level, Test]]:
+def query_tests(query: Query) -> list[tuple[Level, Test]]:
     """Return the tests that a query makes, each with the level of the table that it is about."""
     keys = {
         key.attribute.keyword: key

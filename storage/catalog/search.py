@@ -18,7 +18,7 @@ from sqlalchemy import bindparam, literal, select
 from dcmpress.storage.catalog.attributes import Level
 from dcmpress.storage.catalog.conditions import TABLES, condition
 from dcmpress.storage.catalog.database import Database
-from dcmpress.storage.catalog.matching import tests_of
+from dcmpress.storage.catalog.matching import query_tests
 from dcmpress.storage.catalog.models import Blob
 from dcmpress.storage.catalog.query import Key, Matching, Query
 from dcmpress.storage.catalog.statements import BATCH, Match, Selection, keys_select, matches_of, selection
@@ -28,6 +28,7 @@ _LONGEST_LIST = 5000
 
 _PATIENT, _STUDY, _SERIES, _INSTANCE = TABLES.values()
 _BLOB: Any = Blob.__table__
+
 
 @dataclass(frozen=True, slots=True)
 class Located:
@@ -111,7 +112,7 @@ def find(database: Database, query: Query) -> Iterator[Match]:
 def _few(database: Database, query: Query, found: Selection) -> list[Match] | None:
     """Return the matches if they are one batch at most, else None."""
     limit = BATCH + 1 if query.limit is None else min(query.limit, BATCH + 1)
-    values = [value for _, test in tests_of(query) for value in test.values]
+    values = [value for _, test in query_tests(query) for value in test.values]
     rows = database.rows(found.first, [*values, limit, query.offset])
     if len(rows) > BATCH:
         return None
@@ -132,7 +133,7 @@ def locate(database: Database, query: Query) -> list[Located]:
     query = replace(query, level=Level.IMAGE)
     found: list[Located] = []
     for piece in _pieces(query):
-        tests = tests_of(piece)
+        tests = query_tests(piece)
         where = [condition(test.form, map(literal, test.values)) for _, test in tests]
         statement = _LOCATED.where(_INSTANCE.c.current, *where)
         if any(level == Level.PATIENT for level, _ in tests):
@@ -181,7 +182,7 @@ def in_spool(database: Database, spool_name: str) -> list[Located]:
 
 def keys_statement(query: Query) -> Any:
     """Return the statement for the keys of the matches of `query`."""
-    tests = tests_of(query)
+    tests = query_tests(query)
     values = (literal(value) for _, test in tests for value in test.values)
     statement = keys_select(query.level, tuple((level, test.form) for level, test in tests), values)
     if query.limit is not None:

@@ -11,7 +11,7 @@ from sqlalchemy.engine import Dialect
 
 from dcmpress.storage.catalog.attributes import BY_KEYWORD, Attribute, Level
 from dcmpress.storage.catalog.conditions import TABLES, Values, condition, visible
-from dcmpress.storage.catalog.matching import Form, tests_of
+from dcmpress.storage.catalog.matching import Form, query_tests
 from dcmpress.storage.catalog.prepared import Prepared, parameter
 from dcmpress.storage.catalog.query import Query
 
@@ -61,12 +61,12 @@ class Selection:
     @staticmethod
     def padded(keys: Sequence[int]) -> list[int]:
         """Return keys, the last one repeated up to one of a few lengths."""
-        return [*keys, *keys[-1:] * (_padded_length(len(keys)) - len(keys))]
+        return [*keys, *[keys[-1]] * (_padded_length(len(keys)) - len(keys))]
 
 
 def selection(dialect: Dialect, query: Query) -> Selection:
     """Return how the matches of `query` are read from a database of that dialect."""
-    tests = tuple((level, test.form) for level, test in tests_of(query))
+    tests = tuple((level, test.form) for level, test in query_tests(query))
     return _selection(dialect, query.level, tests, query.returned)
 
 
