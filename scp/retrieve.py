@@ -120,11 +120,16 @@ class _Retrieval:
     def go_on(self) -> bool:
         """After a sub-operation: tell the requestor how far we are, and whether it wants the rest."""
         if self.progress.remaining:
-            self._pending()
-            self.cancelled |= self.association.cancelled(self.message_id)
-        return not self.cancelled
+            self.report()
+        return not self.is_cancelled()
 
-    def _pending(self) -> None:
+    def is_cancelled(self) -> bool:
+        """After a sub-operation: tell whether the requestor does not want the rest."""
+        if self.progress.remaining:
+            self.cancelled |= self.association.cancelled(self.message_id)
+        return self.cancelled
+
+    def report(self) -> None:
         """Tell the requestor how far we are."""
         response = response_to(self.command, PENDING)
         self.progress.write(response, remaining=True)
@@ -182,10 +187,13 @@ def serve_get(archive: Archive, association: Association, context: Context, comm
         else:
             message_id = message_id % LARGEST_COUNT + 1
             target = _context_for(by_class, item)
-            association.send(target, _store_request(item, message_id, priority), item.pieces())
+            with association.layer.held_back():
+                if retrieval.progress.remaining < len(located):
+                    retrieval.report()  # on what came before; by itself it would cost a packet
+                association.send(target, _store_request(item, message_id, priority), item.pieces())
             status = _sub_operation_status(association, message_id, retrieval)
         retrieval.progress.count(uid, status)
-        if not retrieval.go_on():
+        if retrieval.is_cancelled():
             break
     retrieval.finish()
 

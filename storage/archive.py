@@ -46,6 +46,8 @@ class ArchiveSettings:
     """Free bytes that must remain on the spool's disk; nothing is accepted under that."""
     on_conflict: OnConflict = "keep-both"
     on_unreadable: OnUnreadable = "keep"
+    cache_bytes: int = 0
+    """Of decoded data sets that are kept in memory for the next retrieval; 0: none."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,9 @@ class Archive:
         self.blobs = FolderBlobStore(settings.blob_folder or settings.root / "blobs")
         self.catalog = Catalog.open(settings.catalog_url or f"sqlite:///{settings.root / 'catalog.sqlite'}")
 
-        self.retriever = Retriever(self.spool, self.blobs, settings.root / "tmp", self._where_now)
+        self.retriever = Retriever(
+            self.spool, self.blobs, settings.root / "tmp", self._where_now, settings.cache_bytes
+        )
 
     def close(self) -> None:
         """Let go of everything."""
