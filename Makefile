@@ -57,11 +57,13 @@ $(VENV)/.installed-dev: pyproject.toml $(VENV)/.made
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@ $(VENV)/.installed
 
-# DCMTK's programs are the peers in the tests.
+# DCMTK's programs and Orthanc are the peers in the tests. RUNLEVEL=1: install it, do not start it as a service.
 peers:
-	@command -v storescu dcmsend findscu getscu movescu echoscu storescp >/dev/null || { \
-	  test "$$(id -u)" = 0 || { echo "the tests need DCMTK: apt install dcmtk" >&2; exit 1; }; \
-	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq dcmtk >/dev/null; }
+	@missing="$$(for p in storescu dcmsend findscu getscu movescu echoscu storescp Orthanc; do \
+	  PATH="$$PATH:/usr/sbin" command -v "$$p" >/dev/null || echo "$$p"; done)"; \
+	test -z "$$missing" || { \
+	  test "$$(id -u)" = 0 || { echo "the tests need DCMTK and Orthanc: apt install dcmtk orthanc" >&2; exit 1; }; \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -y -qq dcmtk orthanc >/dev/null; }
 
 clean:
 	rm -rf $(VENV) build dist report .pytest_cache .mypy_cache .ruff_cache .hypothesis
