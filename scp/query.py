@@ -47,6 +47,21 @@ def serve_find(
         retrieve_ae_title=settings.ae_title,
         relational=context.abstract_syntax in association.negotiated.relational,
     )
+    with association.layer.held_back():
+        status, matches, problem = _answer(archive, association, context, command, request, settings)
+    event = logger.info if status in (SUCCESS, CANCEL) else logger.warning
+    event("find", status=f"{status:04X}", matches=matches, problem=problem)
+
+
+def _answer(
+    archive: Archive,
+    association: Association,
+    context: Context,
+    command: Command,
+    request: FindRequest,
+    settings: ScpSettings,
+) -> tuple[int, int, str]:
+    """Send the responses; return the last one's status, the number of matches, and what is wrong, or ""."""
     message_id = number(command, MESSAGE_ID)
     matches = 0
     status, problem = SUCCESS, ""
@@ -77,8 +92,7 @@ def serve_find(
     if identifier_error is not None:
         explain(response, identifier_error)
     association.send(context, response)
-    event = logger.info if status in (SUCCESS, CANCEL) else logger.warning
-    event("find", status=f"{status:04X}", matches=matches, problem=problem)
+    return status, matches, problem
 
 
 def explain(response: Command, error: IdentifierError) -> None:
