@@ -35,6 +35,9 @@ APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"
 PROTOCOL_VERSION = 1
 """Bit 0 of the protocol version is the only one to test (PS3.8 table 9-11)."""
 
+REJECTED_TRANSIENT = 2
+"""Result of A-ASSOCIATE-RJ (PS3.8 table 9-21)."""
+
 REJECT_PROTOCOL_VERSION = (1, 2, 2)
 REJECT_APPLICATION_CONTEXT = (1, 1, 2)
 REJECT_CALLING_AE = (1, 1, 3)
@@ -225,7 +228,9 @@ def connect(peer: Peer, timeout: float, tls_files: TlsFiles | None = None) -> so
     try:
         return tls.wrap(connection, context, timeout, peer.tls_name or peer.host)
     except RefusedError as error:
-        raise RefusedError(f"{peer.ae_title} at {peer.host} port {peer.port}: {error}") from None
+        raise RefusedError(
+            f"{peer.ae_title} at {peer.host} port {peer.port}: {error}", transient=False
+        ) from None
 
 
 def request(
@@ -267,7 +272,10 @@ def request(
         if kind == upper_layer.ASSOCIATE_RJ:
             rejection = A_ASSOCIATE_RJ()
             rejection.decode(raw)
-            raise RefusedError(f"{called_ae} rejects the association: {rejection.reason_str}")
+            raise RefusedError(
+                f"{called_ae} rejects the association: {rejection.reason_str}",
+                transient=rejection.result == REJECTED_TRANSIENT,
+            )
         if kind != upper_layer.ASSOCIATE_AC:
             raise RefusedError(f"{called_ae} answers with a PDU of type {kind:#04x}")
         pdu = A_ASSOCIATE_AC()

@@ -108,8 +108,9 @@ def get(
 class Destination:
     """A storage SCP that a C-MOVE may send to."""
 
-    def __init__(self, pairs: Iterable[Pair] = (), ae_title: str = "DEST") -> None:
+    def __init__(self, pairs: Iterable[Pair] = (), ae_title: str = "DEST", associations: int = 1) -> None:
         self.ae_title = ae_title
+        self.n_associations = associations
         self.port = free_port()
         self.pairs = sorted(set(pairs))
         self.received = Retrieved()
@@ -120,7 +121,12 @@ class Destination:
     @property
     def peer(self) -> dict[str, Any]:
         """Return its entry under dicom.peers."""
-        return {"ae_title": self.ae_title, "host": "127.0.0.1", "port": self.port}
+        return {
+            "ae_title": self.ae_title,
+            "host": "127.0.0.1",
+            "port": self.port,
+            "associations": self.n_associations,
+        }
 
     def accept(self, pairs: Iterable[Pair]) -> None:
         """Accept these pairs of SOP class and transfer syntax from now on."""
@@ -131,7 +137,7 @@ class Destination:
         self.server.contexts = [build_context(UID(c), [UID(t) for t in ts]) for c, ts in by_class.items()]
 
     def __enter__(self) -> "Destination":
-        ae = AE(ae_title=self.ae_title)
+        self.ae = ae = AE(ae_title=self.ae_title)
         ae.add_supported_context(Verification)
         handlers = [
             (evt.EVT_CONN_OPEN, without_delay),
