@@ -52,6 +52,21 @@ def serve_find(
         combined_time=options.combined_time,
         empty_values=options.empty_values,
     )
+    with association.layer.held_back():
+        status, matches, problem = _answer(archive, association, context, command, request, settings)
+    event = logger.info if status in (SUCCESS, CANCEL) else logger.warning
+    event("find", status=f"{status:04X}", matches=matches, problem=problem)
+
+
+def _answer(
+    archive: Archive,
+    association: Association,
+    context: Context,
+    command: Command,
+    request: FindRequest,
+    settings: ScpSettings,
+) -> tuple[int, int, str]:
+    """Send the responses; return the last one's status, the number of matches, and what is wrong, or ""."""
     message_id = number(command, MESSAGE_ID)
     matches = 0
     status, problem = SUCCESS, ""
@@ -82,8 +97,7 @@ def serve_find(
     if identifier_error is not None:
         explain(response, identifier_error)
     association.send(context, response)
-    event = logger.info if status in (SUCCESS, CANCEL) else logger.warning
-    event("find", status=f"{status:04X}", matches=matches, problem=problem)
+    return status, matches, problem
 
 
 def explain(response: Command, error: IdentifierError) -> None:
