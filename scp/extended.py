@@ -5,7 +5,8 @@ The requestor proposes each option by a byte of 1 in its place; the acceptor ans
 
 from dataclasses import dataclass
 
-from dcmpress.scp.contexts import FIND_CLASSES, GET_CLASSES, MOVE_CLASSES
+from dcmpress.scp.contexts import FIND_CLASSES
+from dcmpress.scp.find import PATIENT_ROOT_GET, PATIENT_ROOT_MOVE, STUDY_ROOT_GET, STUDY_ROOT_MOVE
 
 _OF_FIND = bytes(
     [
@@ -30,7 +31,7 @@ def granted(sop_class_uid: str, asked: bytes) -> bytes | None:
     """Return the answer to the application information `asked`, as long as that; None for no answer."""
     if sop_class_uid in FIND_CLASSES:
         ours = _OF_FIND
-    elif sop_class_uid in GET_CLASSES | MOVE_CLASSES:
+    elif sop_class_uid in (PATIENT_ROOT_GET, PATIENT_ROOT_MOVE, STUDY_ROOT_GET, STUDY_ROOT_MOVE):
         ours = _OF_RETRIEVE
     else:
         return None
