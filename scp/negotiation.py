@@ -23,8 +23,9 @@ from pynetdicom.pdu_primitives import (
 from pynetdicom.presentation import PresentationContext, negotiate_as_acceptor, negotiate_as_requestor
 
 from dcmpress.scp import tls, upper_layer
-from dcmpress.scp.contexts import FIND_CLASSES, GET_CLASSES, MOVE_CLASSES, QUERY_SYNTAXES
+from dcmpress.scp.contexts import QUERY_SYNTAXES
 from dcmpress.scp.errors import AbortedError, ProtocolError, RefusedError
+from dcmpress.scp.extended import QueryOptions, granted
 from dcmpress.scp.settings import Peer
 from dcmpress.scp.tls import TlsFiles
 from dcmpress.scp.upper_layer import UpperLayer
@@ -75,8 +76,8 @@ class Negotiated:
     called_ae: str
     contexts: dict[int, Context] = field(default_factory=dict)
     refused: list[RefusedContext] = field(default_factory=list)
-    relational: frozenset[str] = frozenset()
-    """SOP classes of queries for which the peer may leave out unique keys of upper levels."""
+    query_options: dict[str, QueryOptions] = field(default_factory=dict)
+    """SOP class -> how its keys are to be taken; without an entry, as the standard has it."""
     peer_implementation: str = ""
 
 
@@ -145,13 +146,16 @@ def accept(
     reply.result_source = 0x01
     reply.presentation_context_definition_results_list = results
     items = [*_own_items(max_pdu), *role_replies]
-    relational: set[str] = set()
+    options: dict[str, QueryOptions] = {}
     for item in extended:
-        answer = _extended_reply(item)
-        if answer is not None:
+        sop_class = str(item.sop_class_uid)
+        information = granted(sop_class, item.service_class_application_information or b"")
+        if information is not None:
+            answer = SOPClassExtendedNegotiation()
+            answer.sop_class_uid = item.sop_class_uid
+            answer.service_class_application_information = information
             items.append(answer)
-            if answer.service_class_application_information[:1] == b"\x01":
-                relational.add(str(item.sop_class_uid))
+            options[sop_class] = QueryOptions.of(information)
     if identity is not None and identity.positive_response_requested:
         confirmed = UserIdentityNegotiation()
         confirmed.server_response = b""
@@ -161,7 +165,7 @@ def accept(
     layer.send(A_ASSOCIATE_AC(reply).encode())
 
     negotiated = Negotiated(
-        _title(request.calling_ae_title), _title(request.called_ae_title), relational=frozenset(relational)
+        _title(request.calling_ae_title), _title(request.called_ae_title), query_options=options
     )
     for result in results:
         offered = by_id[result.context_id]
@@ -190,17 +194,6 @@ def _refusal_of(incomplete: PresentationContext) -> PresentationContext:
     refusal.transfer_syntax = [UID(QUERY_SYNTAXES[1])]  # "not significant" (PS3.8 table 9-18)
     refusal.result = 0x04 if incomplete.abstract_syntax else 0x03
     return refusal
-
-
-def _extended_reply(item: SOPClassExtendedNegotiation) -> SOPClassExtendedNegotiation | None:
-    """Agree to relational queries and retrievals, and to nothing else (PS3.4 C.5.1.1, C.5.2.1)."""
-    if str(item.sop_class_uid) not in FIND_CLASSES | GET_CLASSES | MOVE_CLASSES:
-        return None
-    asked = item.service_class_application_information or b""
-    answer = SOPClassExtendedNegotiation()
-    answer.sop_class_uid = item.sop_class_uid
-    answer.service_class_application_information = asked[:1] + bytes(max(0, len(asked) - 1)) or b"\x00"
-    return answer
 
 
 def reject(layer: UpperLayer, why: tuple[int, int, int]) -> None:

@@ -31,6 +31,7 @@ from dcmpress.scp.commands import (
     number,
     response_to,
 )
+from dcmpress.scp.contexts import WITHOUT_BULK_DATA
 from dcmpress.scp.errors import ProtocolError
 from dcmpress.scp.find import retrieve_query
 from dcmpress.scp.identifier import IdentifierError, encode_failed_list
@@ -49,9 +50,10 @@ from dcmpress.scp.status import (
 )
 from dcmpress.storage.archive import Archive
 from dcmpress.storage.catalog.search import Located
-from dcmpress.storage.errors import StorageError
+from dcmpress.storage.errors import ConversionError, StorageError
 from dcmpress.storage.retrieve import Failed, Outgoing
 from dcmpress.storage.transcode import choose
+from dcmpress.storage.without_bulk import without_bulk_data
 
 LARGEST_COUNT = 0xFFFF
 """Sub-operation counts are 16 bits wide (VR US); larger ones are shown as this."""
@@ -159,7 +161,8 @@ def serve_get(archive: Archive, association: Association, context: Context, comm
         if candidate.we_are_scu:
             by_class[candidate.abstract_syntax].append(candidate)
     message_id = retrieval.message_id
-    for item in outgoing(archive, located, by_class):
+    give = _without_bulk_data if context.abstract_syntax == WITHOUT_BULK_DATA else outgoing
+    for item in give(archive, located, by_class):
         uid = item.located.sop_instance_uid
         if isinstance(item, Failed):
             log_failed(item)
@@ -248,6 +251,24 @@ def outgoing(
 
     with closing(archive.retrieve(located, syntax_for)) as outgoing:
         yield from outgoing
+
+
+def _without_bulk_data(
+    archive: Archive, located: Sequence[Located], by_class: dict[str, list[Context]]
+) -> Iterator[Outgoing | Failed]:
+    """Yield instances without their bulk data, confirmed whole before."""
+    with closing(archive.retrieve(located, lambda item: item.transfer_syntax_uid)) as whole:
+        for item in whole:
+            if isinstance(item, Failed):
+                yield item
+                continue
+            accepted = [context.transfer_syntax for context in by_class.get(item.located.sop_class_uid, ())]
+            try:
+                bare, syntax = without_bulk_data(b"".join(item.pieces()), item.transfer_syntax_uid, accepted)
+            except ConversionError as error:
+                yield Failed(item.located, error)
+            else:
+                yield Outgoing(item.located, syntax, len(bare), bare)
 
 
 def context_for(by_class: dict[str, list[Context]], item: Outgoing) -> Context:
