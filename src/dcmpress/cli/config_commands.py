@@ -91,10 +91,10 @@ def check(
     checks.append(("compression", lambda: _compression(settings, ingest)))
     for what, test in checks:
         try:
-            out.print(f"ok      {what}: {test()}", markup=False)
+            out.print(f"ok      {what}: {test()}", markup=False, soft_wrap=True)
         except (OSError, NetworkError, StorageError, ValueError, AssertionError) as error:
             failures += 1
-            out.print(f"FAILED  {what}: {error}", markup=False)
+            out.print(f"FAILED  {what}: {error}", markup=False, soft_wrap=True)
     if not settings.dicom.peers:
         out.print("note    dicom.peers is empty: C-MOVE has no destinations", markup=False)
     if settings.dicom.accept_any_caller and not settings.dicom.allow:
