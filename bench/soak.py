@@ -265,7 +265,7 @@ def read(file: Path) -> list[Sample]:
     """Return samples written before."""
     with file.open(newline="") as lines:
         return [
-            Sample(**{f.name: (float if f.type is float else int)(row[f.name]) for f in fields(Sample)})
+            Sample(**{f.name: f.type(row[f.name]) for f in fields(Sample)})  # type: ignore[operator]
             for row in csv.DictReader(lines)
         ]
 
