@@ -15,11 +15,12 @@ import time
 from pathlib import Path
 from statistics import median
 
+from tests.nodes import Node
+
 from bench.node_workloads import mr_series
 from dcmpress.storage.archive import Archive, ArchiveSettings
 from dcmpress.storage.part10 import FileMeta
 from dcmpress.storage.spool import Sender
-from tests.nodes import Node
 
 EXPLICIT = "1.2.840.10008.1.2.1"
 
