@@ -307,7 +307,10 @@ def test_config_check_says_whether_compression_keeps_up(tmp_path: Path) -> None:
     (line,) = [line for line in node.command("config", "check").stdout.splitlines() if "compression" in line]
     rates = re.findall(r"(\d+) MB/s by (interframe \w+)", line)
     assert line.startswith("ok      compression: 1 worker sustains ")
-    assert [name for _, name in rates] == ["interframe fast", "interframe balanced"]  # the node's own rule first
+    assert [name for _, name in rates] == [
+        "interframe fast",
+        "interframe balanced",
+    ]  # the node's own rule first
     assert all(int(rate) > 0 for rate, _ in rates)
     done = node.command("config", "check", "--ingest", "90000", check=False)
     assert done.returncode == 1
