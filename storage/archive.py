@@ -277,6 +277,9 @@ class Archive:
         for name in sorted(present - known):
             try:
                 entry = self.spool.entry(name)
+                if self._settled(entry):
+                    self.spool.remove(name)
+                    continue
                 leading = self._read_entry(entry)
                 self._record(entry, leading)
                 recovered.entered += 1
@@ -289,6 +292,16 @@ class Archive:
         for name in gone:
             recovered.problems[name] = "the catalog relies on this spool file, but it is gone"
         return recovered
+
+    def _settled(self, entry: SpoolEntry) -> bool:
+        """Tell whether a spool file is what a blob was made of: its removal failed, or never came."""
+        return any(
+            (version.sha256, version.received_at) == (entry.sha256, entry.received_at)
+            and version.blob_name is not None
+            and not version.damaged
+            and self._is_there(version)
+            for version in self.catalog.versions(entry.meta.sop_instance_uid)
+        )
 
     def spooled(self) -> Iterator[SpooledInstance]:
         """Yield the instances that lie in the spool and are not known to be damaged."""
