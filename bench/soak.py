@@ -256,7 +256,7 @@ def soak(minutes: float, folder: Path, file: Path) -> list[Sample]:
         for event in node.events():
             if event.get("level") in ("warning", "error"):
                 print("log:", event)
-        verified = node.command("verify", check=False)
+        verified = node.command("verify", check=False, timeout=4 * 3600)
         print(f"verify: exit code {verified.returncode}: {verified.stdout.strip()[-300:]}")
     return samples
 
