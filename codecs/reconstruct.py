@@ -9,7 +9,7 @@ Seen from outside, the frames are bytes, `uint8` of any shape; C order makes the
 images may lie anywhere, in several pieces, and be cut at both ends. `docs/formats/reconstruct.md` has the layout.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -23,15 +23,13 @@ from dcmpress.codecs.bits import ByteReader, put_varint
 from dcmpress.codecs.errors import CorruptStreamError, TooLargeError
 from dcmpress.codecs.reconstruct_directory import Directory, Image, Piece
 from dcmpress.codecs.registry import get_codec
+from dcmpress.codecs.restorable import put_together
 from dcmpress.codecs.stream import read_stream, write_stream
 
 MAGIC = b"DREC"
 
 JPEG_XL = 1
-"""Method of an image that is kept as JPEG XL; the others are in `RESTORERS`."""
-
-RESTORERS: dict[int, Callable[[NDArray[Any], bytes], bytes]] = {}
-"""Method -> function of (frame, recipe) that gives the bytes of an image back, or raises CodecError."""
+"""Method of an image that is kept as JPEG XL; all others have samples, see `restorable`."""
 
 LEVEL = 19
 PLAIN_LEVEL = 12
@@ -110,7 +108,7 @@ class Reconstruct(Codec):
             Where in the bytes of `frames` which bytes of the images stand: ascending, without overlap. What
             they leave out is kept as it is.
         samples : ndarray, (m, rows, columns) or (m, rows, columns, samples), optional
-            Of the m images that have a method of `RESTORERS`, in their order.
+            Of the m images that `restorable` has taken apart, in their order.
         references, shifts
             Of `samples`, for the inner codec.
 
@@ -119,7 +117,7 @@ class Reconstruct(Codec):
         ValueError
             If this is not of that form, or too large to be decoded within the limits.
         """
-        n_restored = sum(image.method in RESTORERS for image in images)
+        n_restored = sum(image.method != JPEG_XL for image in images)
         if n_restored != (0 if samples is None else len(samples)):
             raise ValueError(f"{n_restored} images to restore")
         limit = working_limit(frames.size)
@@ -225,10 +223,8 @@ def _restored(
             raise TooLargeError(f"an image of {image.size} bytes")
         if image.method == JPEG_XL:
             data = _jpeg(streams[number], image.size)
-        elif image.method in RESTORERS:
-            data = RESTORERS[image.method](next(frames), image.recipe)
         else:
-            raise CorruptStreamError(f"unknown method {image.method}")
+            data = put_together(image.method, next(frames), image.recipe)
         if len(data) != image.size:
             raise CorruptStreamError(f"an image of {len(data)} bytes instead of {image.size}")
         restored[number] = data

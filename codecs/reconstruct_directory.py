@@ -14,7 +14,7 @@ class Image:
     """One image as it was received."""
 
     method: int
-    """How its bytes are made again: `reconstruct.JPEG_XL` or one of `reconstruct.RESTORERS`."""
+    """How its bytes are made again: `reconstruct.JPEG_XL`, or a method of `restorable`."""
     size: int
     """Of the image as received, in bytes."""
     recipe: bytes = b""

@@ -15,15 +15,23 @@ from numpy.typing import NDArray
 
 from dcmpress.codecs.reconstruct import Reconstruct, jpeg_xl_image
 from dcmpress.codecs.reconstruct_directory import Image, Piece
+from dcmpress.codecs.registry import get_codec
+from dcmpress.codecs.restorable import take_apart
 from dcmpress.storage.encapsulated import Encapsulated, Fragments
 from dcmpress.storage.encoded import Encoded, described
 from dcmpress.storage.grouping import group_frames
 from dcmpress.storage.source import Source
 from dcmpress.storage.split import PixelFormat, Split
 
-_PREFIX = "1.2.840.10008.1.2.4."
-_JPEG = frozenset({f"{_PREFIX}{n}" for n in (50, 51, 53, 55)})
+_PREFIX = "1.2.840.10008.1.2."
+_JPEG = frozenset({f"{_PREFIX}4.{n}" for n in (50, 51, 53, 55)})
 """Transfer syntaxes whose images are JPEG with a discrete cosine transform."""
+
+_FORMATS = {
+    f"{_PREFIX}5": "rle",
+    **dict.fromkeys([f"{_PREFIX}4.{n}" for n in (57, 70)], "jpeg-lossless"),
+}
+"""Transfer syntax -> format of `dcmpress.codecs.restorable`."""
 
 LONGEST_ROW = 65535
 ENTRY_BYTES = 4
@@ -106,15 +114,44 @@ def reconstructed_segments(
         The codec for samples.
     """
     codec = Reconstruct(inner, dict(options))
+    groups: dict[_Kind, list[_Member]] = {}
     for number, source in enumerate(sources):
         images, syntax = source.encapsulated, source.entry.meta.transfer_syntax_uid
         if images is None:
             continue
+        # What succeeds with the first image does so with the others, as a rule.
         if syntax in _JPEG:
             member = _Member(number, source, images, 0)
-            # If it succeeds with the first image, it does with the others, as a rule.
             if _as_jpeg_xl(member.image(0)) is not None:
                 yield from _segments([member], _as_jpeg_xl, codec, limits)
+        elif syntax in _FORMATS and source.image_format is not None:
+            kind = _kind(_FORMATS[syntax], source.image_format)
+            member = _Member(number, source, images, source.image_format.frame_bytes)
+            if kind.dtype in _inner_dtypes(codec) and kind.take_apart(member.image(0)) is not None:
+                groups.setdefault(kind, []).append(member)
+    for kind, members in groups.items():
+        yield from _segments(members, kind.take_apart, codec, limits)
+
+
+def _inner_dtypes(codec: Reconstruct) -> tuple[str, ...]:
+    return get_codec(codec.inner, **codec.options).dtypes
+
+
+class _Kind(NamedTuple):
+    """Images whose samples can stand in one stream."""
+
+    format_name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+    def take_apart(self, data: bytes) -> _Taken | None:
+        """Take an image apart, if it is of this kind and comes back."""
+        taken = take_apart(self.format_name, data, self.shape, np.dtype(self.dtype))
+        return None if taken is None else _Taken(*taken)
+
+
+def _kind(format_name: str, image_format: PixelFormat) -> _Kind:
+    return _Kind(format_name, image_format.frame_shape, image_format.dtype.newbyteorder("=").name)
 
 
 def _as_jpeg_xl(data: bytes) -> _Taken | None:
