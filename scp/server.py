@@ -28,6 +28,7 @@ from dcmpress.scp.commands import (
 )
 from dcmpress.scp.commitment import CommitmentReporter, serve_action
 from dcmpress.scp.contexts import supported_context
+from dcmpress.scp.destination import Destinations
 from dcmpress.scp.echo import serve_echo
 from dcmpress.scp.errors import (
     AbortedError,
@@ -37,9 +38,10 @@ from dcmpress.scp.errors import (
     ReleasedError,
 )
 from dcmpress.scp.log import logger
+from dcmpress.scp.move import serve_move
 from dcmpress.scp.negotiation import Context, Negotiated
 from dcmpress.scp.query import serve_find
-from dcmpress.scp.retrieve import serve_get, serve_move
+from dcmpress.scp.retrieve import serve_get
 from dcmpress.scp.settings import ScpSettings
 from dcmpress.scp.status import UNRECOGNISED_OPERATION
 from dcmpress.scp.store import serve_store
@@ -91,6 +93,7 @@ class DicomServer:
         self._listeners: list[socket.socket] = []
         self._threads: list[threading.Thread] = []
         self._serial = 0
+        self._destinations = Destinations()
         self._reporter = CommitmentReporter(archive, settings)
 
     def start(self) -> int:
@@ -293,7 +296,7 @@ class DicomServer:
             ),
             C_GET_RQ: lambda context, command: serve_get(self.archive, association, context, command),
             C_MOVE_RQ: lambda context, command: serve_move(
-                self.archive, association, context, command, self.settings
+                self.archive, association, context, command, self.settings, self._destinations
             ),
         }
         try:

@@ -47,6 +47,7 @@ RELOADABLE = (
     "dicom.idle_timeout",
     "dicom.pdu_timeout",
     "dicom.response_timeout",
+    "dicom.move_retry_seconds",
     "dicom.find_limit",
     "dicom.commitment",
     "compression.rules",
@@ -103,6 +104,7 @@ class PeerConfig(_Section):
     port: Port
     tls: bool = False
     tls_name: str = ""
+    associations: Annotated[int, Field(ge=1, le=32)] = 1
 
 
 class AllowConfig(_Section):
@@ -137,6 +139,7 @@ class DicomConfig(_Section):
     idle_timeout: Seconds = 300.0
     pdu_timeout: Seconds = 60.0
     response_timeout: Seconds = 120.0
+    move_retry_seconds: Annotated[float, Field(ge=0)] = 30.0
     shutdown_timeout: Seconds = 30.0
     find_limit: Annotated[int, Field(ge=0)] = 0
     commitment: CommitmentConfig = Field(default_factory=CommitmentConfig)

@@ -52,7 +52,7 @@ def scp_settings(config: Config) -> ScpSettings:
         bind=dicom.bind,
         port=dicom.port,
         peers=tuple(
-            Peer(peer.ae_title, peer.host, peer.port, peer.tls, peer.tls_name)
+            Peer(peer.ae_title, peer.host, peer.port, peer.tls, peer.tls_name, peer.associations)
             for peer in dicom.peers.values()
         ),
         allow=tuple(AllowedCaller(caller.ae_title, caller.networks) for caller in dicom.allow),
@@ -67,6 +67,7 @@ def scp_settings(config: Config) -> ScpSettings:
         idle_timeout=dicom.idle_timeout,
         pdu_timeout=dicom.pdu_timeout,
         response_timeout=dicom.response_timeout,
+        move_retry_seconds=dicom.move_retry_seconds,
         shutdown_timeout=dicom.shutdown_timeout,
         find_limit=dicom.find_limit,
         commitment_policy=dicom.commitment.policy,
