@@ -18,15 +18,12 @@ from numpy.typing import NDArray
 from dcmpress.codecs.bits import ByteReader, put_varint
 from dcmpress.codecs.errors import CorruptStreamError
 from dcmpress.codecs.jpeg_lossless_kernels import decode_scan, encode_scan, fill_tables
+from dcmpress.codecs.jpeg_markers import AFTER, next_segment, signed
 
 _ONES, _ZEROS = 0, 1
 """Flags of a recipe: what fills the last byte of an interval."""
 
-_SOF3, _DHT, _SOI, _SOS, _DRI = 0xC3, 0xC4, 0xD8, 0xDA, 0xDD
-_WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xDA)})
-_AFTER = b"\xff\xd9\xff\xd9"
-"""Stands behind the data while they are read, so that the reader always meets a marker."""
-
+_SOF3, _DHT, _SOS, _DRI = 0xC3, 0xC4, 0xDA, 0xDD
 Array = NDArray[Any]
 
 
@@ -57,12 +54,12 @@ def take_apart(data: bytes, shape: tuple[int, ...], dtype: np.dtype[Any]) -> tup
     if dtype.itemsize > 2:
         return None
     samples = np.empty((scan.rows, scan.columns * n), np.uint16)
-    coded = np.frombuffer(data + _AFTER, np.uint8)
+    coded = np.frombuffer(data + AFTER, np.uint8)
     lookups = np.stack([_tables(table)[0] for table in scan.tables])
     end = int(decode_scan(coded, scan.begin, lookups, scan.predictor, scan.first, scan.restart_rows, samples))
     if not 0 <= end <= len(data):
         return None
-    frame = _signed(samples, scan.precision) if dtype.kind == "i" else samples
+    frame = signed(samples, scan.precision) if dtype.kind == "i" else samples
     frame = frame.astype(dtype).reshape(shape)
     kept = bytearray()
     put_varint(kept, end - scan.begin)
@@ -108,12 +105,6 @@ def _coded(frame: Array, scan: _Scan, flags: int, size: int) -> bytes:
     return out[:end].tobytes()
 
 
-def _signed(samples: NDArray[np.uint16], precision: int) -> NDArray[np.int16]:
-    """Return samples of `precision` bits in two's complement as numbers."""
-    shift = 16 - precision
-    return (samples << np.uint16(shift)).view(np.int16) >> np.int16(shift)
-
-
 def _read_headers(data: bytes) -> _Scan:
     """Read the headers of an image, up to its coded data.
 
@@ -122,7 +113,7 @@ def _read_headers(data: bytes) -> _Scan:
     CorruptStreamError
         If it is no image of this kind.
     """
-    if data[:2] != bytes([0xFF, _SOI]):
+    if data[:2] != b"\xff\xd8":
         raise CorruptStreamError("no JPEG image")
     tables: dict[int, bytes] = {}
     frame: tuple[int, int, int, tuple[int, ...]] | None = None
@@ -130,13 +121,7 @@ def _read_headers(data: bytes) -> _Scan:
     reader = ByteReader(data)
     reader.take(2)
     while True:
-        marker = _marker(reader)
-        if marker in _WITHOUT_LENGTH:
-            raise CorruptStreamError(f"marker {marker:02x} before the scan")
-        length = int.from_bytes(reader.take(2), "big")
-        if length < 2:
-            raise CorruptStreamError("a marker segment without length")
-        segment = ByteReader(reader.take(length - 2))
+        marker, segment = next_segment(reader)
         if marker == _DHT:
             _read_tables(segment, tables)
         elif marker == _DRI:
@@ -165,15 +150,6 @@ def _read_headers(data: bytes) -> _Scan:
         interval // columns,
         len(data) - reader.left,
     )
-
-
-def _marker(reader: ByteReader) -> int:
-    if reader.byte() != 0xFF:
-        raise CorruptStreamError("no marker where one belongs")
-    marker = 0xFF
-    while marker == 0xFF:
-        marker = reader.byte()
-    return marker
 
 
 def _read_tables(segment: ByteReader, tables: dict[int, bytes]) -> None:

@@ -23,7 +23,7 @@ from dcmpress.codecs.bits import ByteReader, put_varint
 from dcmpress.codecs.errors import CorruptStreamError, TooLargeError
 from dcmpress.codecs.reconstruct_directory import Directory, Image, Piece
 from dcmpress.codecs.registry import get_codec
-from dcmpress.codecs.restorable import put_together
+from dcmpress.codecs.restorable import put_together, working_limit
 from dcmpress.codecs.stream import read_stream, write_stream
 
 MAGIC = b"DREC"
@@ -34,14 +34,6 @@ JPEG_XL = 1
 LEVEL = 19
 PLAIN_LEVEL = 12
 """Zstandard levels: for a few bytes beside images, and for bytes without any."""
-
-MOST_SAMPLES_PER_BYTE = 64
-_FREE = 1 << 22
-
-
-def working_limit(max_pixels: int) -> int:
-    """Return how many samples, or bytes of one image, may be held on the way to `max_pixels` bytes."""
-    return MOST_SAMPLES_PER_BYTE * max_pixels + _FREE
 
 
 @dataclass(frozen=True)

@@ -16,18 +16,22 @@ encoder that ends its data in its own way is no hindrance.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dcmpress.codecs import jpeg_lossless, rle_image
+from dcmpress.codecs import jpeg_lossless, jpeg_ls, rle_image
 from dcmpress.codecs.bits import ByteReader, put_varint
 from dcmpress.codecs.errors import CodecError, CorruptStreamError
 from dcmpress.codecs.reconstruct_directory import Image
 
 LONGEST_CORRECTION = 256
 """Bytes that a recipe may insert."""
+
+MOST_SAMPLES_PER_BYTE = 64
+_FREE = 1 << 22
 
 _EXACT, _CORRECTED = b"\0", b"\1"
 
@@ -46,9 +50,15 @@ class Format:
 
 FORMATS: dict[str, Format] = {
     "rle": Format(2, rle_image.take_apart, rle_image.put_together),
+    "jpeg-ls": Format(4, jpeg_ls.take_apart, jpeg_ls.put_together),
     "jpeg-lossless": Format(3, jpeg_lossless.take_apart, jpeg_lossless.put_together),
 }
 _BY_METHOD = {form.method: form for form in FORMATS.values()}
+
+
+def working_limit(n_bytes: int) -> int:
+    """Return how many samples, or bytes of one image, may be held on the way to `n_bytes` bytes."""
+    return MOST_SAMPLES_PER_BYTE * n_bytes + _FREE
 
 
 def take_apart(
@@ -66,6 +76,8 @@ def take_apart(
         Of its samples: (rows, columns) or (rows, columns, samples).
     """
     form = FORMATS[name]
+    if prod(shape) > working_limit(len(data)):
+        return None
     try:
         taken = form.take_apart(data, shape, dtype)
         if taken is None:

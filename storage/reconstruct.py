@@ -30,6 +30,7 @@ _JPEG = frozenset({f"{_PREFIX}4.{n}" for n in (50, 51, 53, 55)})
 _FORMATS = {
     f"{_PREFIX}5": "rle",
     **dict.fromkeys([f"{_PREFIX}4.{n}" for n in (57, 70)], "jpeg-lossless"),
+    **dict.fromkeys([f"{_PREFIX}4.{n}" for n in (80, 81)], "jpeg-ls"),
 }
 """Transfer syntax -> format of `dcmpress.codecs.restorable`."""
 

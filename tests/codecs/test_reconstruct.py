@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 
 from dcmpress.codecs.errors import CodecError, CorruptStreamError, TooLargeError
-from dcmpress.codecs.reconstruct import JPEG_XL, Reconstruct, jpeg_xl_image, working_limit
+from dcmpress.codecs.reconstruct import JPEG_XL, Reconstruct, jpeg_xl_image
 from dcmpress.codecs.reconstruct_directory import Image, Piece
+from dcmpress.codecs.restorable import working_limit
 from tests.codecs import checks
 from tests.corpus_files import GOLDEN
 from tests.fuzz.codecs import damaged, tried, with_checksum
@@ -146,15 +147,19 @@ def test_pieces_that_cannot_be_are_a_bad_call() -> None:
             Reconstruct().encode_images(rows, images, wrong)
 
 
-def with_directory(images: list[Image], pieces: list[Piece], size: int = 64) -> bytes:
-    return Reconstruct().encode_images(np.zeros((1, 1, size), np.uint8), images, pieces)
+def with_directory(images: list[Image], pieces: list[Piece]) -> bytes:
+    n = sum(image.method != JPEG_XL for image in images)
+    samples = np.zeros((n, 4, 4), np.uint8) if n else None
+    return Reconstruct().encode_images(np.zeros((1, 1, 64), np.uint8), images, pieces, samples)
 
 
 def test_lies_in_a_directory_are_refused() -> None:
     good = jpeg_xl_image(jpeg(scene()))
     assert good is not None
     lies = {
-        "no such method": Image(99, 64, stream=good.stream),
+        "no such method": Image(99, 64, b"\0"),
+        "no recipe": Image(2, 64),
+        "a recipe of no kind": Image(2, 64, b"\2"),
         "another size": Image(JPEG_XL, good.size - 1, stream=good.stream),
         "a larger size": Image(JPEG_XL, good.size + 1, stream=good.stream),
         "no JPEG XL": Image(JPEG_XL, 64, stream=b"\0\0\0\x0cJXL \r\n\x87\n"),

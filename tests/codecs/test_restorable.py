@@ -5,6 +5,7 @@ import struct
 from typing import Any
 
 import imagecodecs
+import jpeg_ls
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -191,6 +192,104 @@ def test_what_is_no_lossless_jpeg_of_this_form_is_left(name: str) -> None:
     assert take_apart("jpeg-lossless", data, shape, np.dtype(dtype)) is None
 
 
+# JPEG-LS: streams of CharLS.
+
+LS_FRAMES = {
+    "8 bits": field((40, 70), "uint8", 8),
+    "12 bits": field((40, 70), "uint16", 12),
+    "16 bits": field((40, 70), "uint16", 16),
+    "7 bits": field((40, 70), "uint8", 7),
+    "noise": np.random.default_rng(1).integers(0, 1 << 16, (30, 33)).astype(np.uint16),
+    "extremes": np.random.default_rng(2).choice([0, 65535, 32768], (30, 33)).astype(np.uint16),
+    "flat": np.full((33, 600), 9, np.uint8),
+    "long runs": np.repeat(np.random.default_rng(3).integers(0, 4, (20, 9)), 77, axis=1).astype(np.uint8),
+    "one sample": np.array([[7]], np.uint8),
+    "one row": field((1, 90), "uint16", 12),
+    "one column": field((90, 1), "uint16", 12),
+}
+
+
+def check_jpeg_ls(data: bytes, frame: Array) -> Image:
+    taken = take_apart("jpeg-ls", data, frame.shape, frame.dtype)
+    assert taken is not None
+    checks.assert_same(taken[1], frame)
+    assert put_together(taken[0].method, taken[1], taken[0].recipe) == data
+    assert len(taken[0].recipe) < 160
+    return taken[0]
+
+
+@pytest.mark.parametrize("name", LS_FRAMES)
+def test_jpeg_ls(name: str) -> None:
+    check_jpeg_ls(bytes(imagecodecs.jpegls_encode(LS_FRAMES[name])), LS_FRAMES[name])
+
+
+def test_jpeg_ls_of_signed_samples() -> None:
+    frame = field((40, 70), "int16", 12)
+    check_jpeg_ls(bytes(imagecodecs.jpegls_encode(frame.view(np.uint16))), frame)
+
+
+@pytest.mark.parametrize("interleave", [0, 1, 2])
+def test_jpeg_ls_in_colour(interleave: int) -> None:
+    for frame in (field((24, 31, 3), "uint8", 8), np.repeat(field((24, 31, 3), "uint8", 5), 9, axis=1)):
+        source = np.ascontiguousarray(frame.transpose(2, 0, 1)) if interleave == 0 else frame
+        check_jpeg_ls(bytes(jpeg_ls.encode_array(source, interleave_mode=interleave)), frame)
+
+
+def with_presets(data: bytes, *presets: int) -> bytes:
+    """Return a JPEG-LS image with parameters of its own."""
+    at = data.index(b"\xff\xda")
+    return data[:at] + struct.pack(">BBHB5H", 0xFF, 0xF8, 13, 1, *presets) + data[at:]
+
+
+def test_jpeg_ls_that_spells_its_parameters_out() -> None:
+    for name, presets in (("8 bits", (255, 3, 7, 21, 64)), ("16 bits", (65535, 18, 67, 276, 64))):
+        check_jpeg_ls(
+            with_presets(bytes(imagecodecs.jpegls_encode(LS_FRAMES[name])), *presets), LS_FRAMES[name]
+        )
+
+
+def test_jpeg_ls_with_parameters_of_its_own() -> None:
+    """What we write with other thresholds is what CharLS reads."""
+    frame = LS_FRAMES["8 bits"] >> 1
+    image = check_jpeg_ls(bytes(imagecodecs.jpegls_encode(frame)), frame)
+    reader = image.recipe
+    at = reader.index(b"\xff\xda")
+    segment = struct.pack(">BBHB5H", 0xFF, 0xF8, 13, 1, 255, 5, 11, 40, 31)
+    # The recipe: no correction, one scan, its size and that of the headers, which grow.
+    head = reader.index(b"\xff\xd8")
+    size, before = reader[2:head], bytearray(reader[head:at] + segment + reader[at:])
+    room = bytes([0xFF, 0xFF, 0x03])
+    data = put_together(4, frame, reader[:2] + room + bytes([size[-1] + len(segment)]) + bytes(before))
+    checks.assert_same(np.asarray(imagecodecs.jpegls_decode(data)), frame)
+    check_jpeg_ls(data, frame)
+
+
+LS_DATA = bytes(imagecodecs.jpegls_encode(LS_FRAMES["12 bits"]))
+OTHER_JPEG_LS = {
+    "near-lossless": (bytes(imagecodecs.jpegls_encode(LS_FRAMES["12 bits"], level=2)), (40, 70), "uint16"),
+    "another shape": (LS_DATA, (70, 40), "uint16"),
+    "too few bits": (LS_DATA, (40, 70), "uint8"),
+    "cut short": (LS_DATA[:-200], (40, 70), "uint16"),
+    "headers cut short": (LS_DATA[:30], (40, 70), "uint16"),
+    "a restart interval": (LS_DATA.replace(b"\xff\xda", b"\xff\xdd\0\4\0\5\xff\xda", 1), (40, 70), "uint16"),
+    "a mapping table": (LS_DATA.replace(b"\xff\xda", b"\xff\xf8\0\4\2\5\xff\xda", 1), (40, 70), "uint16"),
+    "impossible parameters": (with_presets(LS_DATA, 4095, 9, 3, 1, 64), (40, 70), "uint16"),
+    "lossless JPEG": (JPEGS["predictor 1"][0], (31, 43), "uint16"),
+    "nothing": (b"", (40, 70), "uint16"),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_JPEG_LS)
+def test_what_is_no_jpeg_ls_of_this_form_is_left(name: str) -> None:
+    data, shape, dtype = OTHER_JPEG_LS[name]
+    assert take_apart("jpeg-ls", data, shape, np.dtype(dtype)) is None
+
+
+def test_an_image_that_would_take_too_much_memory_is_left() -> None:
+    wide = LS_DATA.replace(struct.pack(">HH", 40, 70), struct.pack(">HH", 65535, 65535), 1)
+    assert take_apart("jpeg-ls", wide, (65535, 65535), np.dtype(np.uint16)) is None
+
+
 # Run lengths: segments put together from codes that a chooser makes up.
 
 
@@ -308,6 +407,8 @@ def series(name: str) -> tuple[Array, list[Image], list[Array], Array]:
     frames = [field((40, 50), "int16", 12, seed) for seed in range(4)]
     if name == "rle":
         data = [run_lengths([habitual(p, 50, HABITS[0]) for p in planes_of(frame)]) for frame in frames]
+    elif name == "jpeg-ls":
+        data = [bytes(imagecodecs.jpegls_encode(frame.view(np.uint16))) for frame in frames]
     else:
         data = [lossless_jpeg(frame, 12) for frame in frames]
     size = max(map(len, data))
@@ -320,7 +421,7 @@ def series(name: str) -> tuple[Array, list[Image], list[Array], Array]:
     return np.frombuffer(b"".join(padded), np.uint8).reshape(4, 1, -1), images, frames, np.stack(frames)
 
 
-@pytest.mark.parametrize("name", ["rle", "jpeg-lossless"])
+@pytest.mark.parametrize("name", FORMATS)
 def test_a_series_in_a_stream(name: str) -> None:
     rows, images, _, samples = series(name)
     codec = Reconstruct(options={"effort": "fast"})
@@ -383,7 +484,7 @@ def test_hostile_images_are_left(name: str) -> None:
             assert put_together(taken[0].method, taken[1], taken[0].recipe) == hostile
 
 
-@pytest.mark.parametrize("name", ["rle", "jpeg-lossless"])
+@pytest.mark.parametrize("name", FORMATS)
 def test_published_recipes(name: str) -> None:
     stream = (GOLDEN / f"reconstruct-v1-{name}.bin").read_bytes()
     checks.assert_same(Reconstruct().decode(stream), np.load(GOLDEN / f"reconstruct-v1-{name}.npy"))
