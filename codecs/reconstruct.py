@@ -58,6 +58,15 @@ class Reconstruct(Codec):
     def __post_init__(self) -> None:
         if not isinstance(self.options, dict):
             raise ValueError(f"options must be a map, not {self.options!r}")
+        if self.inner == self.codec_id:
+            raise ValueError("reconstruct cannot code its own samples")
+
+    def samples_codec(self) -> Codec:
+        """Return the codec of samples; raise ValueError if there is none, or it is lossy."""
+        codec = get_codec(self.inner, **self.options)
+        if not codec.lossless:
+            raise ValueError(f"codec {self.inner} is lossy")
+        return codec
 
     def encode(
         self,
@@ -118,7 +127,7 @@ class Reconstruct(Codec):
             raise ValueError("too little is left of too much")
         inside = b""
         if samples is not None:
-            inside = get_codec(self.inner, **self.options).encode(samples, references, shifts=shifts)
+            inside = self.samples_codec().encode(samples, references, shifts=shifts)
         directory = Directory(list(images), list(pieces), self.inner if inside else "", len(inside))
         listed = directory.to_bytes(frames.reshape(-1))
         packed = zstandard.ZstdCompressor(level=LEVEL if images else PLAIN_LEVEL).compress(listed)

@@ -27,7 +27,7 @@ from dcmpress.storage.errors import DamagedError, MissingError
 from dcmpress.storage.grouping import FramePosition, coding_order, group_frames
 from dcmpress.storage.join import InstanceReader
 from dcmpress.storage.position import frame_positions
-from dcmpress.storage.reconstruct import SegmentLimits, reconstructed_segments
+from dcmpress.storage.reconstruct import SegmentLimits, reconstructed_segments, reconstructing
 from dcmpress.storage.source import Source
 from dcmpress.storage.split import PixelFormat, pixel_format_of, split
 from dcmpress.storage.spool import SpoolEntry
@@ -244,8 +244,13 @@ def _write_reconstructed(
     result: CompressResult,
 ) -> None:
     """Write what arrived compressed and can be made smaller all the same."""
+    try:
+        codec = reconstructing(choice.codec, choice.parameters)
+    except ValueError as error:
+        result.fallbacks.append(f"reconstruct: {error}")
+        return
     limits = SegmentLimits(job.segment_bytes, job.max_chain, job.min_correlation)
-    for segment in reconstructed_segments(sources, choice.codec, choice.parameters, limits):
+    for segment in reconstructed_segments(sources, codec, limits):
         if segment.pixel_format not in formats:
             formats.append(segment.pixel_format)
         if segment.problem:

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from dcmpress.codecs.reconstruct import Reconstruct, jpeg_xl_image
 from dcmpress.codecs.reconstruct_directory import Image, Piece
-from dcmpress.codecs.registry import get_codec
 from dcmpress.codecs.restorable import take_apart
 from dcmpress.storage.encapsulated import Encapsulated, Fragments
 from dcmpress.storage.encoded import Encoded, described
@@ -102,8 +101,22 @@ class _Part(NamedTuple):
     stop: int
 
 
+def reconstructing(name: str, parameters: Mapping[str, Any]) -> Reconstruct:
+    """Return the codec of what arrives compressed, beside the codec that a rule names.
+
+    Raises
+    ------
+    ValueError
+        If that is none, or lossy.
+    """
+    own = name == Reconstruct.codec_id
+    codec = Reconstruct(**parameters) if own else Reconstruct(name, dict(parameters))
+    codec.samples_codec()
+    return codec
+
+
 def reconstructed_segments(
-    sources: Sequence[Source], inner: str, options: Mapping[str, Any], limits: SegmentLimits
+    sources: Sequence[Source], codec: Reconstruct, limits: SegmentLimits
 ) -> Iterator[RowSegment]:
     """Yield segments of rows for those sources whose images can be made smaller, and set their `split`.
 
@@ -111,31 +124,33 @@ def reconstructed_segments(
     ----------
     sources
         Of one blob, in coding order.
-    inner, options
-        The codec for samples.
     """
-    codec = Reconstruct(inner, dict(options))
+    dtypes = codec.samples_codec().dtypes
     groups: dict[_Kind, list[_Member]] = {}
     for number, source in enumerate(sources):
         images, syntax = source.encapsulated, source.entry.meta.transfer_syntax_uid
         if images is None:
             continue
-        # What succeeds with the first image does so with the others, as a rule.
         if syntax in _JPEG:
             member = _Member(number, source, images, 0)
-            if _as_jpeg_xl(member.image(0)) is not None:
+            if _begins_well(member, _as_jpeg_xl):
                 yield from _segments([member], _as_jpeg_xl, codec, limits)
         elif syntax in _FORMATS and source.image_format is not None:
             kind = _kind(_FORMATS[syntax], source.image_format)
             member = _Member(number, source, images, source.image_format.frame_bytes)
-            if kind.dtype in _inner_dtypes(codec) and kind.take_apart(member.image(0)) is not None:
+            if kind.dtype in dtypes and _begins_well(member, kind.take_apart):
                 groups.setdefault(kind, []).append(member)
     for kind, members in groups.items():
         yield from _segments(members, kind.take_apart, codec, limits)
 
 
-def _inner_dtypes(codec: Reconstruct) -> tuple[str, ...]:
-    return get_codec(codec.inner, **codec.options).dtypes
+def _begins_well(member: _Member, take_apart: _TakeApart) -> bool:
+    """Tell whether the first image of a member can be taken apart: then the others can be, as a rule."""
+    data = member.image(0)
+    try:
+        return take_apart(data) is not None
+    except Exception:  # whatever a library or a hostile image does, the bytes are kept
+        return False
 
 
 class _Kind(NamedTuple):

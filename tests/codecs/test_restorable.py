@@ -402,15 +402,19 @@ def test_what_is_no_run_length_image_of_this_form_is_left() -> None:
     assert take_apart("rle", data, (40, 90, 4), np.dtype(np.uint32)) is None
 
 
+def compressed_image(name: str, frame: Array) -> bytes:
+    """Return a frame of 12 bits, signed, as an image of the format `name`."""
+    if name == "rle":
+        return run_lengths([habitual(plane, frame.shape[1], HABITS[0]) for plane in planes_of(frame)])
+    if name == "jpeg-ls":
+        return bytes(imagecodecs.jpegls_encode(frame.view(np.uint16)))
+    return lossless_jpeg(frame, 12)
+
+
 def series(name: str) -> tuple[Array, list[Image], list[Array], Array]:
     """Return frames of bytes that are images of the format `name`, the images taken apart, and their samples."""
     frames = [field((40, 50), "int16", 12, seed) for seed in range(4)]
-    if name == "rle":
-        data = [run_lengths([habitual(p, 50, HABITS[0]) for p in planes_of(frame)]) for frame in frames]
-    elif name == "jpeg-ls":
-        data = [bytes(imagecodecs.jpegls_encode(frame.view(np.uint16))) for frame in frames]
-    else:
-        data = [lossless_jpeg(frame, 12) for frame in frames]
+    data = [compressed_image(name, frame) for frame in frames]
     size = max(map(len, data))
     padded = [image + b"\0" * (size - len(image)) for image in data]
     taken = [

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from dcmpress.codecs.registry import get_codec
 from dcmpress.storage import reconstruct
 from dcmpress.storage.compress import CodecChoice, CompressJob, CompressResult, compress
 from dcmpress.storage.encapsulated import find_encapsulated
@@ -19,6 +20,7 @@ from dcmpress.storage.part10 import FileMeta
 from dcmpress.storage.reconstruct import ENTRY_BYTES, LONGEST_ROW, row_length
 from dcmpress.storage.spool import Spool
 from tests.codecs.test_reconstruct import jpeg, scene
+from tests.codecs.test_restorable import compressed_image, field
 from tests.storage.objects import (
     MR_IMAGE,
     SENDER,
@@ -110,14 +112,19 @@ LAYOUTS: dict[str, Callable[[], tuple[str, bytes]]] = {
 
 
 def kept(
-    folder: Path, instances: Sequence[tuple[str, bytes]], codec: str = "interframe", **limits: int
+    folder: Path,
+    instances: Sequence[tuple[str, bytes]],
+    codec: str = "interframe",
+    syntax: str = JPEG_BASELINE,
+    **limits: int,
 ) -> tuple[CompressResult, set[str]]:
-    """Compress instances of JPEG_BASELINE into one blob, check that they come back, and return what became of them
+    """Compress instances into one blob, check that they come back, and return what became of them
     and the codecs of its segments."""
+    folder.mkdir(exist_ok=True)
     spool = Spool(folder / "spool", durable=False)
     entries = []
     for uid, data in instances:
-        writer = spool.begin(FileMeta(MR_IMAGE, uid, JPEG_BASELINE), SENDER)
+        writer = spool.begin(FileMeta(MR_IMAGE, uid, syntax), SENDER)
         writer.write(data)
         entries.append(writer.finish())
     staged = folder / "blob"
@@ -166,6 +173,47 @@ def test_a_rule_that_asks_for_bytes_gets_bytes(tmp_path: Path, codec: str) -> No
     assert kept(tmp_path, [LAYOUTS["one fragment"]()], codec)[1] == set()
 
 
+SYNTAXES = {
+    "rle": "1.2.840.10008.1.2.5",
+    "jpeg-lossless": "1.2.840.10008.1.2.4.70",
+    "jpeg-ls": "1.2.840.10008.1.2.4.80",
+}
+
+
+def lossless_series(name: str, n: int) -> list[tuple[str, bytes]]:
+    """Return instances of one slice each, signed samples, losslessly compressed."""
+    made = []
+    for number in range(1, n + 1):
+        pixels = field((40, 50), "int16", 12, seed=5) + np.random.default_rng(number).integers(0, 9, (40, 50))
+        data = compressed_image(name, pixels.astype(np.int16))
+        made.append(encapsulated(number, [even(data)], pixels=pixels[np.newaxis].astype(np.int16)))
+    return made
+
+
+@pytest.mark.parametrize("name", SYNTAXES)
+def test_the_frames_of_a_series_predict_each_other(tmp_path: Path, name: str) -> None:
+    instances = lossless_series(name, 9)
+    result, codecs = kept(tmp_path / "together", instances, syntax=SYNTAXES[name])
+    assert codecs == {"reconstruct"}
+    assert not result.fallbacks
+    with InstanceReader(tmp_path / "together" / "blob") as reader:
+        (segment,) = reader.blob.index.segments
+        assert {instance for instance, _ in segment.frames} == set(range(9))
+        together = reader.blob.section_sizes(segment.section)[0]
+    kept(tmp_path / "alone", instances[:1], syntax=SYNTAXES[name])
+    with InstanceReader(tmp_path / "alone" / "blob") as reader:
+        assert together < 7 * reader.blob.section_sizes(reader.blob.index.segments[0].section)[0]
+
+
+@pytest.mark.parametrize("name", SYNTAXES)
+def test_an_image_that_is_not_what_it_seems_is_kept_with_the_others(tmp_path: Path, name: str) -> None:
+    instances = lossless_series(name, 3)
+    uid, data = instances[1]
+    instances[1] = uid, data[:-700] + bytes(600) + data[-100:]
+    result, _ = kept(tmp_path, instances, syntax=SYNTAXES[name])
+    assert not result.fallbacks
+
+
 def test_all_layouts_in_one_blob(tmp_path: Path) -> None:
     instances = [make() for make in [*LAYOUTS.values(), *UNFIT.values()]]
     named = [(f"{uid}.{k}", data) for k, (uid, data) in enumerate(instances)]
@@ -197,6 +245,19 @@ def test_a_codec_that_fails_loses_nothing(tmp_path: Path, monkeypatch: pytest.Mo
     result, codecs = kept(tmp_path, [LAYOUTS["one fragment"]()])
     assert codecs == {"reconstruct"}
     assert result.fallbacks == ["reconstruct failed: RuntimeError('no')"]
+
+
+@pytest.mark.parametrize("codec", ["no-such-codec", "spiht-lossy"])
+def test_a_codec_that_cannot_take_samples_loses_nothing(tmp_path: Path, codec: str) -> None:
+    result, codecs = kept(tmp_path, [LAYOUTS["one fragment"]()], codec)
+    assert not codecs
+    assert len(result.fallbacks) == 1
+
+
+def test_a_rule_may_name_the_codec_itself(tmp_path: Path) -> None:
+    assert kept(tmp_path, [LAYOUTS["one fragment"]()], "reconstruct")[1] == {"reconstruct"}
+    with pytest.raises(ValueError, match="its own"):
+        get_codec("reconstruct", inner="reconstruct")
 
 
 def test_the_node_keeps_it_and_gives_it_back(tmp_path: Path) -> None:
