@@ -1,8 +1,6 @@
 """Two nodes move blobs as they are: fewer bytes on the wire, and never less safe than instance by instance."""
 
 import signal
-import socket
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.nodes import Node
+from tests.proxy import CountingProxy
 from tests.scp.instances import encoded, image
 from tests.scp.receivers import Destination, Retrieved, at_level, get, image_level, move
 from tests.scp.wire import EXPLICIT, MR, Wire, found, store_rq
@@ -30,39 +29,6 @@ def smooth(number: int, **attributes: Any) -> tuple[str, bytes]:
 
 
 IMAGES = dict(smooth(number) for number in range(1, N + 1))
-
-
-class CountingProxy:
-    """Passes connections on and counts the bytes that go towards the node."""
-
-    def __init__(self, target: int) -> None:
-        self.target = target
-        self.bytes = 0
-        self._server = socket.create_server(("127.0.0.1", 0))
-        self.port = int(self._server.getsockname()[1])
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                inner, _ = self._server.accept()
-            except OSError:
-                return
-            outer = socket.create_connection(("127.0.0.1", self.target))
-            for a, b, counts in ((inner, outer, True), (outer, inner, False)):
-                threading.Thread(target=self._pass, args=(a, b, counts), daemon=True).start()
-
-    def _pass(self, source: socket.socket, sink: socket.socket, counts: bool) -> None:
-        try:
-            while data := source.recv(1 << 16):
-                self.bytes += len(data) if counts else 0
-                sink.sendall(data)
-            sink.shutdown(socket.SHUT_WR)
-        except OSError:
-            pass
-
-    def close(self) -> None:
-        self._server.close()
 
 
 def store(node: Node, images: dict[str, bytes]) -> None:
