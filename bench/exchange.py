@@ -15,7 +15,7 @@ from typing import Any
 from tests.corpus_files import data_set, series_files
 from tests.nodes import Node, send_unchanged
 from tests.proxy import CountingProxy
-from tests.scp.receivers import image_level, move
+from tests.scp.receivers import get, image_level, move
 
 from bench.idle_associations import cpu_seconds
 from dcmpress.storage.part10 import FileMeta
@@ -38,6 +38,15 @@ def sent(source: Node, target: Node, uids: list[str]) -> tuple[int, float]:
     return proxy.bytes, sum(map(cpu_seconds, pids)) - before
 
 
+def load_kernels(node: Node) -> None:
+    """Let a node decode something of another series."""
+    paths = series_files("MR-heart-cine-MF")
+    send_unchanged(node.port, paths)
+    node.settled()
+    meta, _ = data_set(paths[0])
+    get(node.port, [(meta.sop_class_uid, meta.transfer_syntax_uid)], image_level([meta.sop_instance_uid]))
+
+
 def measure(group: str, effort: str, folder: Path) -> str:
     """Return a row of the table."""
     latest: dict[str, tuple[FileMeta, Path, int]] = {}
@@ -48,14 +57,15 @@ def measure(group: str, effort: str, folder: Path) -> str:
     waiting = {"settle_seconds": 3600}
     with (
         Node(folder / "source", compression={"rules": rules}) as source,
-        Node(folder / "blobs", pipeline=waiting) as blobs,
+        Node(folder / "blobs", compression={"rules": rules}) as blobs,
         Node(folder / "plain", dicom={"exchange_compressed": False}, pipeline=waiting) as plain,
     ):
         statuses = send_unchanged(source.port, [path for _, path, _ in latest.values()])
         assert set(statuses.values()) == {0}
         source.settled(3600)
         uids = sorted(latest)
-        sent(source, plain, uids[:1])  # kernels loaded
+        load_kernels(blobs)
+        sent(source, plain, uids[:1])
         plain_bytes, plain_cpu = sent(source, plain, uids)
         blob_bytes, blob_cpu = sent(source, blobs, uids)
         assert blobs.events("blob received")

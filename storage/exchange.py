@@ -10,7 +10,7 @@ import hashlib
 import os
 import uuid
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -177,7 +177,7 @@ def _confirm(reader: InstanceReader) -> bool:
             raise DamagedError(f"a UID of more than {LONGEST_UID} characters")
         digest = hashlib.sha256()
         size = 0
-        for piece in reader.pieces(number):
+        for piece in _pieces(reader, number):
             digest.update(piece)
             size += memoryview(piece).nbytes
             if size > instance.size:
@@ -195,6 +195,14 @@ def _confirm(reader: InstanceReader) -> bool:
     return ordinary
 
 
+def _pieces(reader: InstanceReader, number: int) -> Iterator[Buffer]:
+    """Yield the bytes of an instance; its neighbours share the segment, which is decoded once for all."""
+    segments = reader.segments_of(number)
+    if len(segments) == 1:
+        reader.load(segments[0])
+    yield from reader.pieces(number)
+
+
 def _receive_each(archive: Archive, reader: InstanceReader, sender: Sender) -> None:
     """Receive the data sets of a confirmed blob one by one."""
     for number, instance in enumerate(reader.blob.index.instances):
@@ -207,7 +215,7 @@ def _receive_each(archive: Archive, reader: InstanceReader, sender: Sender) -> N
         )
         incoming = archive.begin(meta, sender)
         try:
-            for piece in reader.pieces(number):
+            for piece in _pieces(reader, number):
                 incoming.write(piece)
             archive.commit(incoming)
         except BaseException:
