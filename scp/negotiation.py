@@ -192,7 +192,8 @@ def _refusal_of(incomplete: PresentationContext) -> PresentationContext:
     """Refuse a context whose abstract or transfer syntax is empty, as some senders' are; the others go on."""
     refusal = PresentationContext()
     refusal.context_id = incomplete.context_id
-    refusal.abstract_syntax = incomplete.abstract_syntax
+    if incomplete.abstract_syntax is not None:  # the item may be missing altogether
+        refusal.abstract_syntax = incomplete.abstract_syntax
     refusal.transfer_syntax = [UID(QUERY_SYNTAXES[1])]  # "not significant" (PS3.8 table 9-18)
     refusal.result = 0x04 if incomplete.abstract_syntax else 0x03
     return refusal

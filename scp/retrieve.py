@@ -103,7 +103,7 @@ class Retrieval:
     def go_on(self) -> bool:
         """After a sub-operation: tell the requestor how far we are, and whether it wants the rest."""
         if self.progress.remaining:
-            self._pending()
+            self.report()
             self.look_for_cancel()
         return not self.cancelled
 
@@ -111,7 +111,7 @@ class Retrieval:
         """Note if the requestor has sent C-CANCEL. Does not wait for it."""
         self.cancelled |= self.association.cancelled(self.message_id)
 
-    def _pending(self) -> None:
+    def report(self) -> None:
         """Tell the requestor how far we are."""
         response = response_to(self.command, PENDING)
         self.progress.write(response, remaining=True)
@@ -170,10 +170,15 @@ def serve_get(archive: Archive, association: Association, context: Context, comm
         else:
             message_id = message_id % LARGEST_COUNT + 1
             target = context_for(by_class, item)
-            association.send(target, store_request(item, message_id, priority), item.pieces())
+            with association.layer.held_back():
+                if retrieval.progress.remaining < len(located):
+                    retrieval.report()  # on what came before; by itself it would cost a packet
+                association.send(target, store_request(item, message_id, priority), item.pieces())
             status = sub_operation_status(association, message_id, retrieval)
         retrieval.progress.count(uid, status)
-        if not retrieval.go_on():
+        if retrieval.progress.remaining:
+            retrieval.look_for_cancel()
+        if retrieval.cancelled:
             break
     retrieval.finish()
 

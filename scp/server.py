@@ -23,6 +23,7 @@ from dcmpress.scp.commands import (
     C_STORE_RQ,
     COMMAND_FIELD,
     N_ACTION_RQ,
+    RESPONSE,
     Command,
     number,
     response_to,
@@ -312,6 +313,9 @@ class DicomServer:
                     services[field](context, command)
                 elif field == C_CANCEL_RQ:
                     pass  # came after the last response of what it cancels
+                elif field & RESPONSE:  # we wait for none; answering it could go back and forth for ever
+                    association.skip_data_set()
+                    logger.warning("response to no request of ours", response=describe(command))
                 else:
                     association.skip_data_set()
                     logger.warning("request not supported", request=describe(command))

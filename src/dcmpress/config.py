@@ -174,6 +174,12 @@ class StorageConfig(_Section):
         return self
 
 
+class RetrievalConfig(_Section):
+    """Images on their way out."""
+
+    cache_mib: Annotated[int, Field(ge=0)] = 256
+
+
 class PipelineConfig(_Section):
     """Compression behind the acknowledgement."""
 
@@ -295,6 +301,7 @@ class Config(BaseSettings):
 
     dicom: DicomConfig = Field(default_factory=DicomConfig)
     storage: StorageConfig = Field(default_factory=StorageConfig)
+    retrieval: RetrievalConfig = Field(default_factory=RetrievalConfig)
     pipeline: PipelineConfig = Field(default_factory=PipelineConfig)
     compression: CompressionConfig = Field(default_factory=CompressionConfig)
     web: WebConfig = Field(default_factory=WebConfig)

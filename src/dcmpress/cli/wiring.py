@@ -20,6 +20,7 @@ def archive_settings(config: Config) -> ArchiveSettings:
         reserve=config.storage.reserve_mib << 20,
         on_conflict=config.storage.on_conflict,
         on_unreadable=config.storage.on_unreadable,
+        cache_bytes=config.retrieval.cache_mib << 20,
     )
 
 
