@@ -73,3 +73,22 @@ class RecentDataSets:
             kept = self._kept.pop(sha256, None)
             if kept is not None:
                 self.size -= len(kept.data)
+
+
+class Visits:
+    """How often the places that were asked for last were asked for."""
+
+    KEPT = 1024
+
+    def __init__(self) -> None:
+        self._times: OrderedDict[tuple[str, int], int] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def is_second(self, place: tuple[str, int]) -> bool:
+        """Count a visit; tell whether it is the second one, or so long after that what was kept must have gone."""
+        with self._lock:
+            times = self._times.pop(place, 0) + 1
+            self._times[place] = times
+            if len(self._times) > self.KEPT:
+                self._times.popitem(last=False)
+            return times % 16 == 2

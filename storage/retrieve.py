@@ -17,8 +17,9 @@ from typing import IO
 from dcmpress.storage.blobstore import FolderBlobStore
 from dcmpress.storage.catalog.search import Located
 from dcmpress.storage.errors import ConversionError, DamagedError, MissingError, StorageError
+from dcmpress.storage.join import InstanceReader
 from dcmpress.storage.readers import BlobReaders, Lend
-from dcmpress.storage.recent import RecentDataSets
+from dcmpress.storage.recent import RecentDataSets, Visits
 from dcmpress.storage.spool import Spool
 from dcmpress.storage.transcode import convert
 
@@ -93,6 +94,7 @@ class Retriever:
         self._where_now = where_now
         self.recent = RecentDataSets(cache_bytes)
         self._ahead = _Allowance(AHEAD_BYTES)
+        self._asked = Visits()
         self._spool = spool
         self._blobs = blobs
         self._temporary = temporary
@@ -147,9 +149,32 @@ class Retriever:
                 ]
                 if name is not None and len(missing) > 1:
                     lent(name).load_for(missing)
+                elif name is not None and len(batch) == len(missing) == 1:
+                    self._expect_more(name, lent(name).segments_of(missing[0]))
             except Exception:
                 pass  # each instance says for itself what is wrong with it
             return [self._read(item, data, retrieval, lent) for item, data in zip(batch, kept, strict=True)]
+
+    def _expect_more(self, name: str, segments: list[int]) -> None:
+        """Note that one instance was asked for by itself; with the second of a segment all of it is decoded.
+
+        Whoever fetches image by image goes on so, and each image of a chain costs the decoding of those before it.
+        """
+        if len(segments) == 1 and self.recent.capacity and self._asked.is_second((name, segments[0])):
+            self._pool.submit(self._keep_segment, name, segments[0])
+
+    def _keep_segment(self, name: str, segment: int) -> None:
+        retrieval = object()
+        try:
+            with InstanceReader(self._blobs.path(name)) as reader:
+                reader.load(segment)
+                for number in reader.instances_in(segment):
+                    instance = reader.blob.index.instances[number]
+                    if instance.size <= IN_MEMORY and reader.segments_of(number) == [segment]:
+                        sha256 = bytes.fromhex(instance.sha256)
+                        self.recent.put(sha256, reader.read(number), retrieval)
+        except (StorageError, OSError):
+            pass  # whoever asks for the instance is told
 
     def _read(
         self, item: Located, kept: bytes | None, retrieval: "_Retrieval", readers: Lend

@@ -138,36 +138,14 @@ class InProcessNode:
         return answered
 
     def _judge(self, sent: bytes, answered: Heard) -> None:
-        allowed = _openings(sent)
-        assert answered.opening in allowed, f"opening {answered.opening!r}, not one of {allowed}"
-        if answered.opening != "accepted":
-            return
-        (length,) = struct.unpack_from(">I", sent, 2)
-        model = expected(sent[6 + length :], answered.contexts)
-        pairs = list(zip(model.answers, answered.answers, strict=False))
-        for wanted, got in pairs:
-            assert (wanted.context_id, wanted.field, wanted.message_id) == (
-                got.context_id,
-                got.field,
-                got.message_id,
-            ), f"{wanted} expected, {got} came"
-        assert len(answered.answers) >= len(model.answers), f"missing: {model.answers[len(pairs) :]}"
-        if model.exact:
-            assert len(answered.answers) == len(model.answers), "more answers than requests"
-            assert answered.requests == 0
-            assert answered.end == model.end, f"ends with {answered.end}, not with {model.end}"
-        assert answered.end != BY_USER
         self.answers += len(answered.answers)
-        for wanted, got in pairs:
-            if wanted.store is not None and got.status == 0:
-                uid, digest = wanted.store
-                self.stored += 1
-                self.acknowledged.setdefault(uid, set()).add(digest)
-                self.possible.add(digest)
-                versions = self.archive.catalog.versions(uid)
-                assert digest in {v.sha256 for v in versions}, f"{uid} acknowledged, not in the catalog"
-        if not model.exact:
-            self._note_possible(sent)
+        for uid, digest in compare(sent, answered):
+            self.stored += 1
+            self.acknowledged.setdefault(uid, set()).add(digest)
+            self.possible.add(digest)
+            versions = self.archive.catalog.versions(uid)
+            assert digest in {v.sha256 for v in versions}, f"{uid} acknowledged, not in the catalog"
+        self._note_possible(sent)
 
     def _note_possible(self, sent: bytes) -> None:
         """Note what may have been stored though the model does not follow that far."""
@@ -181,6 +159,35 @@ class InProcessNode:
     def open_files(self) -> int:
         """File descriptors of this process."""
         return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def compare(sent: bytes, answered: Heard) -> list[tuple[str, bytes]]:
+    """Compare what a node has answered with what it must; return what it has acknowledged: (UID, SHA-256).
+
+    Raises
+    ------
+    AssertionError
+    """
+    allowed = _openings(sent)
+    assert answered.opening in allowed, f"opening {answered.opening!r}, not one of {allowed}"
+    if answered.opening != "accepted":
+        return []
+    (length,) = struct.unpack_from(">I", sent, 2)
+    model = expected(sent[6 + length :], answered.contexts)
+    pairs = list(zip(model.answers, answered.answers, strict=False))
+    for wanted, got in pairs:
+        assert (wanted.context_id, wanted.field, wanted.message_id) == (
+            got.context_id,
+            got.field,
+            got.message_id,
+        ), f"{wanted} expected, {got} came"
+    assert len(answered.answers) >= len(model.answers), f"missing: {model.answers[len(pairs) :]}"
+    if model.exact:
+        assert len(answered.answers) == len(model.answers), "more answers than requests"
+        assert answered.requests == 0
+        assert answered.end == model.end, f"ends with {answered.end}, not with {model.end}"
+    assert answered.end != BY_USER
+    return [wanted.store for wanted, got in pairs if wanted.store is not None and got.status == 0]
 
 
 def _openings(sent: bytes) -> tuple[str, ...]:

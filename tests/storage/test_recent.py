@@ -1,6 +1,7 @@
 """Data sets kept in memory for the next retrieval: bounded, confirmed, and never instead of the truth."""
 
 import hashlib
+import time
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,29 @@ def test_a_series_fetched_again_is_not_decoded_again(
     assert [isinstance(result, Outgoing) for result in results] == [from_memory] * len(sent)
     if from_memory:
         assert_serves(archive, sent)
+    archive.close()
+
+
+def test_the_second_image_asked_for_by_itself_brings_its_neighbours(tmp_path: Path) -> None:
+    archive = open_archive(tmp_path / "archive", cache_bytes=1 << 24)
+    sent = receive_series(archive, n=6)
+    pipeline_of(archive).drain()
+    items = located(archive, sent)
+    recent = archive.retriever.recent
+
+    def fetch(item: Located) -> None:
+        assert b"".join(archive.open(item.sop_instance_uid).pieces()) == sent[item.sop_instance_uid]
+
+    fetch(items[3])
+    assert [item.sha256 in recent for item in items] == [False] * 3 + [True] + [False] * 2
+    fetch(items[5])
+    deadline = time.monotonic() + 60
+    while not all(item.sha256 in recent for item in items) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    for path in blob_files(archive):
+        path.unlink()
+    for item in items:
+        fetch(item)
     archive.close()
 
 
