@@ -79,6 +79,8 @@ class Negotiated:
     query_options: dict[str, QueryOptions] = field(default_factory=dict)
     """SOP class -> how its keys are to be taken; without an entry, as the standard has it."""
     peer_implementation: str = ""
+    peer_is_a_node: bool = False
+    """The peer is a dcmpress node, as its implementation class UID says."""
 
 
 def read_request(layer: UpperLayer, timeout: float) -> A_ASSOCIATE:
@@ -281,7 +283,12 @@ def request(
     except Exception as error:  # pynetdicom raises whatever the bytes provoke
         raise ProtocolError(f"the answer of {called_ae} cannot be decoded: {error!r}") from None
     layer.peer_max_pdu = answer.maximum_length_received or 0
-    negotiated = Negotiated(calling_ae, called_ae, peer_implementation=_implementation(answer))
+    negotiated = Negotiated(
+        calling_ae,
+        called_ae,
+        peer_implementation=_implementation(answer),
+        peer_is_a_node=str(answer.implementation_class_uid or "") == IMPLEMENTATION_CLASS_UID,
+    )
     for result in results:
         if result.result == 0:
             negotiated.contexts[result.context_id] = Context(

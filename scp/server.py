@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import structlog
+from pynetdicom.presentation import PresentationContext
 
 from dcmpress.scp import negotiation, tls
 from dcmpress.scp.association import Association, describe
@@ -28,7 +29,8 @@ from dcmpress.scp.commands import (
     response_to,
 )
 from dcmpress.scp.commitment import CommitmentReporter, serve_action
-from dcmpress.scp.contexts import supported_context
+from dcmpress.scp.compressed import serve_blob
+from dcmpress.scp.contexts import BLOB_STORAGE, supported_context
 from dcmpress.scp.destination import Destinations
 from dcmpress.scp.echo import serve_echo
 from dcmpress.scp.errors import (
@@ -243,7 +245,7 @@ class DicomServer:
         negotiated = negotiation.accept(
             layer,
             request,
-            lambda uid: supported_context(uid, settings.accept_private_sop_classes),
+            lambda uid: _supported(uid, settings),
             settings.max_pdu,
         )
         layer.pdu_timeout = settings.pdu_timeout
@@ -287,7 +289,9 @@ class DicomServer:
     def _serve(self, association: Association) -> None:
         """Serve messages until the association ends."""
         services: dict[int, Callable[[Context, Command], None]] = {
-            C_STORE_RQ: lambda context, command: serve_store(self.archive, association, context, command),
+            C_STORE_RQ: lambda context, command: (
+                serve_blob if context.abstract_syntax == BLOB_STORAGE else serve_store
+            )(self.archive, association, context, command),
             C_ECHO_RQ: lambda context, command: serve_echo(association, context, command),
             N_ACTION_RQ: lambda context, command: serve_action(
                 self.archive, association, context, command, self.settings
@@ -321,6 +325,12 @@ class DicomServer:
             logger.info("association released")
             return
         association.layer.send_abort(_SHUTDOWN_REASON)
+
+
+def _supported(abstract_syntax: str, settings: ScpSettings) -> PresentationContext | None:
+    if abstract_syntax == BLOB_STORAGE and not settings.exchange_compressed:
+        return None
+    return supported_context(abstract_syntax, settings.accept_private_sop_classes)
 
 
 def _raise_file_limit() -> None:

@@ -54,6 +54,8 @@ class ScpSettings:
     tls_files: TlsFiles | None = None
     """Our certificate, for the TLS port and for peers; its authorities judge theirs."""
     tls_require_certificate: bool = True
+    exchange_compressed: bool = True
+    """Offer blobs to other nodes, and take them, instead of data sets."""
     max_associations: int = 100
     max_pdu: int = 131072
     association_timeout: float = 30.0

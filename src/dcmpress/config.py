@@ -42,6 +42,7 @@ RELOADABLE = (
     "dicom.accept_any_caller",
     "dicom.require_called_ae",
     "dicom.accept_private_sop_classes",
+    "dicom.exchange_compressed",
     "dicom.max_associations",
     "dicom.association_timeout",
     "dicom.idle_timeout",
@@ -133,6 +134,7 @@ class DicomConfig(_Section):
     accept_any_caller: bool = False
     require_called_ae: bool = False
     accept_private_sop_classes: bool = True
+    exchange_compressed: bool = True
     max_associations: Annotated[int, Field(ge=1)] = 100
     max_pdu: Annotated[int, Field(ge=4096, le=1 << 20)] = 131072
     association_timeout: Seconds = 30.0

@@ -62,6 +62,7 @@ def scp_settings(config: Config) -> ScpSettings:
         tls_files=tls_files(config),
         tls_require_certificate=dicom.tls.require_client_certificate,
         accept_private_sop_classes=dicom.accept_private_sop_classes,
+        exchange_compressed=dicom.exchange_compressed,
         max_associations=dicom.max_associations,
         max_pdu=dicom.max_pdu,
         association_timeout=dicom.association_timeout,
