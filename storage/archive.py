@@ -295,6 +295,8 @@ class Archive:
 
     def _settled(self, entry: SpoolEntry) -> bool:
         """Tell whether a spool file is what a blob was made of: its removal failed, or never came."""
+        if self.catalog.current_version(entry.meta.sop_instance_uid) is None:  # so it is for nearly all
+            return False
         return any(
             (version.sha256, version.received_at) == (entry.sha256, entry.received_at)
             and version.blob_name is not None
