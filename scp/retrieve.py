@@ -59,7 +59,7 @@ from dcmpress.storage.archive import Archive
 from dcmpress.storage.catalog.search import Located
 from dcmpress.storage.errors import StorageError
 from dcmpress.storage.retrieve import Failed, Outgoing
-from dcmpress.storage.transcode import TARGETS, choose
+from dcmpress.storage.targets import candidates, targets_for
 
 MOST_CONTEXTS = 128
 """Presentation contexts of one association: ids are the odd numbers of a byte (PS3.8 9.3.2.2)."""
@@ -162,7 +162,9 @@ class _Retrieval:
         )
 
 
-def serve_get(archive: Archive, association: Association, context: Context, command: Command) -> None:
+def serve_get(
+    archive: Archive, association: Association, context: Context, command: Command, settings: ScpSettings
+) -> None:
     """Serve a C-GET: send what matches on this association, then the final response."""
     located = _locate(archive, association, context, command)
     if located is None:
@@ -174,7 +176,7 @@ def serve_get(archive: Archive, association: Association, context: Context, comm
         if candidate.we_are_scu:
             by_class[candidate.abstract_syntax].append(candidate)
     message_id = retrieval.message_id
-    for item in _outgoing(archive, located, by_class):
+    for item in _outgoing(archive, located, by_class, settings.preferred_by(association.calling_ae)):
         uid = item.located.sop_instance_uid
         if isinstance(item, Failed):
             _log_failed(item)
@@ -236,7 +238,7 @@ def _move_part(
             problem = str(error)
             break
         try:
-            _send_waiting(archive, retrieval, outward, waiting)
+            _send_waiting(archive, retrieval, outward, waiting, settings.preferred_by(destination.ae_title))
             outward.release()
         except _DestinationError as error:
             _log_destination(destination, error)
@@ -253,13 +255,17 @@ def _move_part(
 
 
 def _send_waiting(
-    archive: Archive, retrieval: _Retrieval, outward: Association, waiting: deque[Located]
+    archive: Archive,
+    retrieval: _Retrieval,
+    outward: Association,
+    waiting: deque[Located],
+    preferred: Sequence[str],
 ) -> None:
     """Send instances, taking each off `waiting` as its sub-operation begins."""
     by_class: dict[str, list[Context]] = defaultdict(list)
     for candidate in outward.negotiated.contexts.values():
         by_class[candidate.abstract_syntax].append(candidate)
-    for message_id, item in enumerate(_outgoing(archive, list(waiting), by_class), 1):
+    for message_id, item in enumerate(_outgoing(archive, list(waiting), by_class, preferred), 1):
         uid = waiting.popleft().sop_instance_uid
         if isinstance(item, Failed):
             _log_failed(item)
@@ -345,14 +351,15 @@ def _sub_operation_status(association: Association, message_id: int, retrieval: 
 
 
 def _proposals(located: Sequence[Located]) -> list[tuple[str, Sequence[str]]]:
-    """Propose a context for every pair of SOP class and stored syntax, and one per class for conversion.
+    """Propose a context for every pair of SOP class and stored syntax, and for what we can convert to.
 
     One context with several syntaxes would not do: the acceptor picks one of them for all.
     """
     stored = {(item.sop_class_uid, item.transfer_syntax_uid) for item in located}
     exact = [(sop_class, (syntax,)) for sop_class, syntax in sorted(stored)]
-    natives = [(sop_class, (syntax,)) for sop_class in sorted({c for c, _ in stored}) for syntax in TARGETS]
-    return list(dict.fromkeys([*exact, *natives]))
+    classes = sorted({sop_class for sop_class, _ in stored})
+    converted = [(sop_class, (syntax,)) for sop_class in classes for syntax in targets_for(sop_class)]
+    return list(dict.fromkeys([*exact, *converted]))
 
 
 def _by_association(located: Sequence[Located]) -> Iterator[list[Located]]:
@@ -364,7 +371,7 @@ def _by_association(located: Sequence[Located]) -> Iterator[list[Located]]:
     used = 0
     parts: list[set[str]] = [part]
     for sop_class, syntaxes in classes.items():
-        needed = len(syntaxes | set(TARGETS))
+        needed = len(syntaxes.union(targets_for(sop_class)))
         if used + needed > MOST_CONTEXTS:
             part = set()
             parts.append(part)
@@ -403,13 +410,16 @@ def _locate(
 
 
 def _outgoing(
-    archive: Archive, located: Sequence[Located], by_class: dict[str, list[Context]]
+    archive: Archive,
+    located: Sequence[Located],
+    by_class: dict[str, list[Context]],
+    preferred: Sequence[str],
 ) -> Iterator[Outgoing | Failed]:
-    def syntax_for(item: Located) -> str | None:
+    def syntaxes_for(item: Located) -> list[str]:
         accepted = [context.transfer_syntax for context in by_class.get(item.sop_class_uid, ())]
-        return choose(item.transfer_syntax_uid, accepted)
+        return candidates(item.transfer_syntax_uid, accepted, preferred)
 
-    with closing(archive.retrieve(located, syntax_for)) as outgoing:
+    with closing(archive.retrieve(located, syntaxes_for)) as outgoing:
         yield from outgoing
 
 

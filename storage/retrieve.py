@@ -3,17 +3,23 @@ handed over before SHA-256 confirms that they are what was received.
 """
 
 import hashlib
+import mmap
 import os
 import tempfile
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from pydicom.uid import UID
+
 from dcmpress.storage.blobstore import FolderBlobStore
 from dcmpress.storage.catalog.search import Located
+from dcmpress.storage.elements import Buffer
+from dcmpress.storage.encapsulation import Converted
 from dcmpress.storage.errors import ConversionError, DamagedError, MissingError, StorageError
 from dcmpress.storage.readers import BlobReaders, Lend
 from dcmpress.storage.spool import Spool
@@ -44,10 +50,13 @@ class Outgoing:
     """Of the data set in that transfer syntax, in bytes."""
     _data: bytes | None = None
     _file: IO[bytes] | None = None
+    _converted: Converted | None = None
 
     def pieces(self) -> Iterator[bytes]:
         """Yield the data set, piece by piece. Can be called once."""
-        if self._data is not None:
+        if self._converted is not None:
+            yield from self._converted.pieces()
+        elif self._data is not None:
             yield self._data
         elif self._file is not None:
             with self._file as file:
@@ -57,8 +66,20 @@ class Outgoing:
 
     def close(self) -> None:
         """Let go of an instance that is not sent; `pieces` does so at its end."""
+        if self._converted is not None:
+            self._converted.close()
         if self._file is not None:
             self._file.close()
+
+    @contextmanager
+    def _bytes(self) -> Iterator[Buffer]:
+        """Lend the data set in one piece, then let go of it; one in a file is not read into memory."""
+        if self._file is None:
+            yield self._data or b""
+            return
+        with self._file as file:
+            file.flush()
+            yield memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
 
 @dataclass
@@ -69,8 +90,8 @@ class Failed:
     error: StorageError
 
 
-ChooseSyntax = Callable[[Located], str | None]
-"""Tells the transfer syntax to give an instance out in, or None if the receiver takes none that we have."""
+ChooseSyntax = Callable[[Located], str | Sequence[str]]
+"""Tells the transfer syntax to give an instance out in; or several, the first that works counts."""
 
 
 class Retriever:
@@ -132,10 +153,11 @@ class Retriever:
 
     def _read(self, item: Located, choose: ChooseSyntax, readers: Lend) -> Outgoing | Failed:
         try:
-            target = choose(item)
-            if target is None:
+            chosen = choose(item)
+            targets = [chosen] if isinstance(chosen, str) else chosen
+            if not targets:
                 raise ConversionError("the receiver accepts no transfer syntax for this SOP class")
-            return self._convert(item, self._find(item, readers), target)
+            return self._convert(item, self._find(item, readers), targets)
         except StorageError as error:
             return Failed(item, error)
         except OSError as error:
@@ -213,11 +235,21 @@ class Retriever:
             raise
         return outgoing
 
-    def _convert(self, item: Located, exact: Outgoing, target: str) -> Outgoing:
-        if target == item.transfer_syntax_uid:
+    def _convert(self, item: Located, exact: Outgoing, targets: Sequence[str]) -> Outgoing:
+        """Return an instance in the first of `targets` in which it can be given out."""
+        stored = item.transfer_syntax_uid
+        if targets[0] == stored:
             return exact
-        data = convert(b"".join(exact.pieces()), item.transfer_syntax_uid, target)
-        return Outgoing(item, target, len(data), data)
+        problems = []
+        with exact._bytes() as data:
+            for target in targets:
+                try:
+                    converted = convert(data, stored, target, self._temporary)
+                except ConversionError as error:
+                    problems.append(f"{UID(target).name}: {error}")
+                    continue
+                return Outgoing(item, target, converted.size, _converted=converted)
+        raise ConversionError("; ".join(problems))
 
 
 def _discard(future: "Future[list[Outgoing | Failed]]") -> None:

@@ -125,7 +125,7 @@ def split(data: Buffer, transfer_syntax_uid: str) -> tuple[Split | None, str]:
         return None, "no pixel data"
     if pixel_data.undefined_length:
         return None, "encapsulated pixel data in a native transfer syntax"
-    pixel_format, reason = _pixel_format(data, before, transfer_syntax_uid)
+    pixel_format, reason = pixel_format_of(data, before, transfer_syntax_uid)
     if pixel_format is None:
         return None, reason
     declared = _declared_frames(data, before)
@@ -138,7 +138,7 @@ def split(data: Buffer, transfer_syntax_uid: str) -> tuple[Split | None, str]:
     return Split(pixel_format, pixel_data.value, n_frames, before), ""
 
 
-def _pixel_format(
+def pixel_format_of(
     data: Buffer, elements: dict[int, Element], transfer_syntax_uid: str
 ) -> tuple[PixelFormat | None, str]:
     order = ">" if transfer_syntax_uid == EXPLICIT_VR_BIG_ENDIAN else "<"
