@@ -117,11 +117,12 @@ def choice_at_negotiation(
     """Return in which order to accept the transfer syntaxes of a presentation context in which we send.
 
     A requestor of C-GET may propose several in one context, and whichever is accepted goes for every
-    instance of the class. The configuration counts first. Else a requestor that names a compressed syntax
-    before all others is believed to want it.
+    instance of the class. The configuration counts first. Else a requestor that names a compressed or the
+    deflated syntax before all others is believed to want it.
     """
     possible = targets_for(sop_class_uid)
     listed = [uid for uid in preferred if uid in possible]
-    if not listed and proposed and proposed[0] in possible and proposed[0] in COMPRESSED:
-        listed = [proposed[0]]
+    wish = proposed[0] if proposed else ""
+    if not listed and wish in possible and wish not in (EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN):
+        listed = [wish]
     return [uid for uid in listed if uid in proposed]

@@ -8,10 +8,11 @@ from typing import Any
 import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
-from pydicom import dcmread, dcmwrite
+from pydicom import dcmread
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import generate_frames
 from pydicom.filereader import read_dataset
+from pydicom.filewriter import write_file_meta_info
 from pydicom.pixels import get_decoder
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
@@ -89,11 +90,11 @@ def _jpeg_xl(data_set: Dataset) -> NDArray[Any]:
 
 def write_part10(data: bytes, transfer_syntax_uid: str, path: Path) -> None:
     """Write an encoded data set as it is, with file meta before it."""
-    stub = Dataset()
-    stub.file_meta = FileMetaDataset()
-    stub.file_meta.TransferSyntaxUID = transfer_syntax_uid
-    stub.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.7"
-    stub.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
-    buffer = BytesIO()
-    dcmwrite(buffer, stub, implicit_vr=False, little_endian=True, enforce_file_format=True)
-    path.write_bytes(buffer.getvalue() + data)
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID = transfer_syntax_uid
+    meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.7"
+    meta.MediaStorageSOPInstanceUID = "1.2.3"
+    with path.open("wb") as file:
+        file.write(bytes(128) + b"DICM")
+        write_file_meta_info(file, meta)
+        file.write(data)

@@ -55,6 +55,8 @@ def test_only_classes_with_frames_are_offered_compressed() -> None:
         (CT, [JPEG_LS, EXPLICIT, IMPLICIT], [], [JPEG_LS]),
         (CT, [EXPLICIT, JPEG_LS], [], []),
         (CT, [BASELINE, EXPLICIT], [], []),
+        (CT, [IMPLICIT, EXPLICIT, JPEG_LS], [], []),
+        (REPORT, [DEFLATED, EXPLICIT], [], [DEFLATED]),
         (CT, [EXPLICIT, JPEG_LS, RLE], [JPEG_XL, RLE, JPEG_LS], [RLE, JPEG_LS]),
         (CT, [JPEG_LS, EXPLICIT], [EXPLICIT], [EXPLICIT]),
         (REPORT, [JPEG_LS, EXPLICIT], [], []),
