@@ -124,9 +124,10 @@ class Association:
         self, context: Context, command: Command, data_set: Iterable[bytes | memoryview] | None = None
     ) -> None:
         """Send a message; `data_set` in the context's transfer syntax."""
-        self.layer.send_data(context.context_id, IS_COMMAND, [encode_command(command)])
-        if data_set is not None:
-            self.layer.send_data(context.context_id, 0, data_set)
+        with self.layer.held_back():
+            self.layer.send_data(context.context_id, IS_COMMAND, [encode_command(command)])
+            if data_set is not None:
+                self.layer.send_data(context.context_id, 0, data_set)
 
     def cancelled(self, message_id: int) -> bool:
         """Tell whether the peer has sent C-CANCEL for the request `message_id`. Does not wait for one.

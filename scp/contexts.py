@@ -7,6 +7,7 @@ from pydicom.uid import UID_dictionary as REGISTERED_UIDS
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.service_class import StorageServiceClass
 from pynetdicom.sop_class import (
+    CompositeInstanceRetrieveWithoutBulkDataGet,
     CompositeInstanceRootRetrieveGet,
     CompositeInstanceRootRetrieveMove,
     PatientRootQueryRetrieveInformationModelFind,
@@ -25,19 +26,22 @@ STORAGE_COMMITMENT = str(StorageCommitmentPushModel)
 FIND_CLASSES = frozenset(
     {str(PatientRootQueryRetrieveInformationModelFind), str(StudyRootQueryRetrieveInformationModelFind)}
 )
+WITHOUT_BULK_DATA = str(CompositeInstanceRetrieveWithoutBulkDataGet)
 GET_CLASSES = frozenset(
     {
+        str(CompositeInstanceRootRetrieveGet),
+        WITHOUT_BULK_DATA,
         str(PatientRootQueryRetrieveInformationModelGet),
         str(StudyRootQueryRetrieveInformationModelGet),
     }
 )
 MOVE_CLASSES = frozenset(
     {
+        str(CompositeInstanceRootRetrieveMove),
         str(PatientRootQueryRetrieveInformationModelMove),
         str(StudyRootQueryRetrieveInformationModelMove),
     }
 )
-NOT_OFFERED = frozenset({str(CompositeInstanceRootRetrieveGet), str(CompositeInstanceRootRetrieveMove)})
 
 _COMPOSITE_STORAGE = "1.2.840.10008.5.1.4.1.1."
 _PREFIX = "1.2.840.10008.1.2"
@@ -82,8 +86,6 @@ def is_storage(abstract_syntax: str, accept_private: bool) -> bool:
 
     With `accept_private` so is every UID that no other service of the standard uses.
     """
-    if abstract_syntax in NOT_OFFERED:
-        return False
     try:
         service = uid_to_service_class(abstract_syntax)
     except ValueError:

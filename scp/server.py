@@ -22,12 +22,14 @@ from dcmpress.scp.commands import (
     C_STORE_RQ,
     COMMAND_FIELD,
     N_ACTION_RQ,
+    RESPONSE,
     Command,
     number,
     response_to,
 )
 from dcmpress.scp.commitment import CommitmentReporter, serve_action
 from dcmpress.scp.contexts import supported_context
+from dcmpress.scp.destination import Destinations
 from dcmpress.scp.echo import serve_echo
 from dcmpress.scp.errors import (
     AbortedError,
@@ -37,9 +39,10 @@ from dcmpress.scp.errors import (
     ReleasedError,
 )
 from dcmpress.scp.log import logger
+from dcmpress.scp.move import serve_move
 from dcmpress.scp.negotiation import Context, Negotiated
 from dcmpress.scp.query import serve_find
-from dcmpress.scp.retrieve import serve_get, serve_move
+from dcmpress.scp.retrieve import serve_get
 from dcmpress.scp.settings import ScpSettings
 from dcmpress.scp.status import UNRECOGNISED_OPERATION
 from dcmpress.scp.store import serve_store
@@ -91,6 +94,7 @@ class DicomServer:
         self._listeners: list[socket.socket] = []
         self._threads: list[threading.Thread] = []
         self._serial = 0
+        self._destinations = Destinations()
         self._reporter = CommitmentReporter(archive, settings)
 
     def start(self) -> int:
@@ -296,7 +300,7 @@ class DicomServer:
                 self.archive, association, context, command, self.settings
             ),
             C_MOVE_RQ: lambda context, command: serve_move(
-                self.archive, association, context, command, self.settings
+                self.archive, association, context, command, self.settings, self._destinations
             ),
         }
         try:
@@ -308,6 +312,9 @@ class DicomServer:
                     services[field](context, command)
                 elif field == C_CANCEL_RQ:
                     pass  # came after the last response of what it cancels
+                elif field & RESPONSE:  # we wait for none; answering it could go back and forth for ever
+                    association.skip_data_set()
+                    logger.warning("response to no request of ours", response=describe(command))
                 else:
                     association.skip_data_set()
                     logger.warning("request not supported", request=describe(command))

@@ -17,6 +17,8 @@ class Peer:
     tls: bool = False
     tls_name: str = ""
     """Name in its certificate; empty: `host`."""
+    associations: int = 1
+    """That are open to it at a time for a C-MOVE."""
     transfer_syntaxes: tuple[str, ...] = ()
     """In which it wants instances, the best first (`storage.targets`); none: `ScpSettings`'s."""
 
@@ -66,6 +68,8 @@ class ScpSettings:
     """For one PDU, and between the PDUs of a message."""
     response_timeout: float = 120.0
     """For the answer to a C-STORE that we send."""
+    move_retry_seconds: float = 30.0
+    """For which the destination of a C-MOVE is called again if it does not answer."""
     shutdown_timeout: float = 30.0
     """For messages under way when the node is asked to stop."""
     find_limit: int = 0

@@ -49,6 +49,7 @@ RELOADABLE = (
     "dicom.idle_timeout",
     "dicom.pdu_timeout",
     "dicom.response_timeout",
+    "dicom.move_retry_seconds",
     "dicom.find_limit",
     "dicom.commitment",
     "compression.rules",
@@ -113,6 +114,7 @@ class PeerConfig(_Section):
     port: Port
     tls: bool = False
     tls_name: str = ""
+    associations: Annotated[int, Field(ge=1, le=32)] = 1
     transfer_syntaxes: tuple[TransferSyntax, ...] = ()
 
 
@@ -149,6 +151,7 @@ class DicomConfig(_Section):
     idle_timeout: Seconds = 300.0
     pdu_timeout: Seconds = 60.0
     response_timeout: Seconds = 120.0
+    move_retry_seconds: Annotated[float, Field(ge=0)] = 30.0
     shutdown_timeout: Seconds = 30.0
     find_limit: Annotated[int, Field(ge=0)] = 0
     commitment: CommitmentConfig = Field(default_factory=CommitmentConfig)
@@ -179,6 +182,12 @@ class StorageConfig(_Section):
         if scheme != "file":
             raise ValueError(f"blob_url: {scheme} is not supported; give a folder")
         return self
+
+
+class RetrievalConfig(_Section):
+    """Images on their way out."""
+
+    cache_mib: Annotated[int, Field(ge=0)] = 256
 
 
 class PipelineConfig(_Section):
@@ -302,6 +311,7 @@ class Config(BaseSettings):
 
     dicom: DicomConfig = Field(default_factory=DicomConfig)
     storage: StorageConfig = Field(default_factory=StorageConfig)
+    retrieval: RetrievalConfig = Field(default_factory=RetrievalConfig)
     pipeline: PipelineConfig = Field(default_factory=PipelineConfig)
     compression: CompressionConfig = Field(default_factory=CompressionConfig)
     web: WebConfig = Field(default_factory=WebConfig)

@@ -1,12 +1,15 @@
 """The commands, used as an admin uses them, on real files."""
 
 import json
+import re
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from dcmpress.storage.catalog.catalog import Catalog
 from tests.corpus_files import data_set, part10_files, series_files
 from tests.nodes import Node, dcmtk, send_unchanged
 
@@ -238,6 +241,23 @@ def test_rebuild_recreates_the_catalog(tmp_path: Path) -> None:
     assert "0 problems" in node.command("verify").stdout
 
 
+def test_rebuild_keeps_what_is_still_to_be_committed(tmp_path: Path) -> None:
+    node = Node(tmp_path / "node")
+    node.command("import", series_files("MR-GE-fMRI")[0])
+    url = f"sqlite:///{node.data / 'catalog.sqlite'}"
+    catalog = Catalog.open(url)
+    catalog.commitments.add("1.2.3", "CT1", [("1.2", "1.2.3.4")])
+    catalog.close()
+    assert "1 requests for storage commitment taken over" in node.command("rebuild").stdout
+    catalog = Catalog.open(url)
+    (request,) = catalog.commitments.due(datetime.now(UTC))
+    assert (request.transaction_uid, request.requestor_ae) == ("1.2.3", "CT1")
+    assert request.references == (("1.2", "1.2.3.4"),)
+    catalog.close()
+    (node.data / "catalog.sqlite").write_bytes(b"no database at all" * 300)
+    assert "commitment are lost" in node.command("rebuild").stdout
+
+
 def test_rebuild_refuses_while_the_node_runs(node: Node) -> None:
     done = node.command("rebuild", check=False)
     assert done.returncode == 2
@@ -280,6 +300,22 @@ def test_config_check_tries_everything_it_names(node: Node, tmp_path: Path) -> N
     assert [line for line in lines if line.startswith("FAILED")] == [
         line for line in lines if "peer GONE" in line
     ]
+
+
+def test_config_check_says_whether_compression_keeps_up(tmp_path: Path) -> None:
+    node = Node(tmp_path / "node")
+    (line,) = [line for line in node.command("config", "check").stdout.splitlines() if "compression" in line]
+    rates = re.findall(r"(\d+) MB/s by (interframe \w+)", line)
+    assert line.startswith("ok      compression: 1 worker sustains ")
+    assert [name for _, name in rates] == [
+        "interframe fast",
+        "interframe balanced",
+    ]  # the node's own rule first
+    assert all(int(rate) > 0 for rate, _ in rates)
+    done = node.command("config", "check", "--ingest", "90000", check=False)
+    assert done.returncode == 1
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("FAILED")]
+    assert "90000 MB/s coming in is too much for interframe fast: more cores" in line
 
 
 def test_a_wrong_configuration_ends_with_2_and_one_line(tmp_path: Path) -> None:

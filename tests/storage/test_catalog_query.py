@@ -1,21 +1,24 @@
 """What a query finds: PS3.4 C.2.2.2, key by key."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from bench.catalog_growth import fill
 
 from dcmpress.storage.catalog.attributes import Level
 from dcmpress.storage.catalog.catalog import Catalog
 from dcmpress.storage.catalog.errors import QueryError
 from dcmpress.storage.catalog.query import Key, Matching, Query
-from tests.storage.catalog_entries import CT, enter, new_catalog_url
+from tests.postgresql import NewCatalogUrl
+from tests.storage.catalog_entries import CT, enter
 
 SR = "1.2.840.10008.5.1.4.1.1.88.22"
 
 
 @pytest.fixture(scope="module")
-def catalog(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Catalog]:
+def catalog(tmp_path_factory: pytest.TempPathFactory, new_catalog_url: NewCatalogUrl) -> Iterator[Catalog]:
     """Studies 1 to 8, each of another patient, study 1 with three series."""
     folder: Path = tmp_path_factory.mktemp("catalog")
     catalog = Catalog.open(new_catalog_url(folder))
@@ -302,6 +305,28 @@ def test_pages_follow_each_other_without_gap_or_overlap(catalog: Catalog) -> Non
     assert catalog.count(Query(Level.STUDY, since, limit=2)) == 5
 
 
+def test_a_page_and_all_matches_are_the_same_whether_few_or_many(
+    tmp_path: Path, new_catalog_url: NewCatalogUrl
+) -> None:
+    url = new_catalog_url(tmp_path)
+    fill(url, 4 * 120)  # more images than one batch
+    catalog = Catalog.open(url)
+    returned = (
+        "SOPInstanceUID",
+        "InstanceNumber",
+        "Modality",
+        "PatientName",
+        "NumberOfStudyRelatedInstances",
+    )
+    for level in (Level.IMAGE, Level.SERIES, Level.STUDY):
+        for keys in ((), (Key.parse("Modality", "C*\\MR"),), (Key.parse("InstanceNumber", "1\\2\\3?"),)):
+            query = Query(level, keys, returned)
+            pages = [catalog.find(replace(query, limit=70, offset=at)) for at in range(0, 480, 70)]
+            assert list(catalog.find(query)) == [match for page in pages for match in page]
+            assert catalog.count(query) == len(list(catalog.find(query)))
+    catalog.close()
+
+
 def test_a_list_of_uids_of_any_length(catalog: Catalog) -> None:
     uids = "\\".join(f"9.{n}" for n in range(40_000)) + "\\1.3.1.1\\1.5.1.1"
     query = Query.of(Level.IMAGE, {"SOPInstanceUID": uids})
@@ -321,7 +346,7 @@ def test_locate_takes_keys_of_every_level(catalog: Catalog) -> None:
     ]
 
 
-def test_only_what_is_served_is_found(tmp_path: Path) -> None:
+def test_only_what_is_served_is_found(tmp_path: Path, new_catalog_url: NewCatalogUrl) -> None:
     """A version in another study took the place of the only instance here: nothing is left to find."""
     catalog = Catalog.open(new_catalog_url(tmp_path))
     enter(catalog, "1.2", "old", PatientID="P1", StudyInstanceUID="1", SeriesInstanceUID="1.1")
@@ -337,7 +362,9 @@ def test_only_what_is_served_is_found(tmp_path: Path) -> None:
     catalog.close()
 
 
-def test_many_matches_come_in_batches_while_the_catalog_changes(tmp_path: Path) -> None:
+def test_many_matches_come_in_batches_while_the_catalog_changes(
+    tmp_path: Path, new_catalog_url: NewCatalogUrl
+) -> None:
     catalog = Catalog.open(new_catalog_url(tmp_path))
     for number in range(600):
         enter(catalog, f"1.2.{number}")

@@ -53,6 +53,7 @@ def statement(config: Config) -> str:
         attributes="\n".join(_attributes(level) for level in Level),
         uncompressed=", ".join(UID(uid).name for uid in UNCOMPRESSED),
         compressed="\n".join(f"- {_named(uid)}" for uid in COMPRESSED),
+        move_retry=f"{dicom.move_retry_seconds:g}",
         policy=dicom.commitment.policy,
         hours=f"{dicom.commitment.give_up_hours:g}",
         storage_classes="\n".join(f"- {_named(uid)}" for uid in sorted(_STORAGE_CLASSES.values())),

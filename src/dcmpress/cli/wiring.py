@@ -20,6 +20,7 @@ def archive_settings(config: Config) -> ArchiveSettings:
         reserve=config.storage.reserve_mib << 20,
         on_conflict=config.storage.on_conflict,
         on_unreadable=config.storage.on_unreadable,
+        cache_bytes=config.retrieval.cache_mib << 20,
     )
 
 
@@ -52,7 +53,15 @@ def scp_settings(config: Config) -> ScpSettings:
         bind=dicom.bind,
         port=dicom.port,
         peers=tuple(
-            Peer(peer.ae_title, peer.host, peer.port, peer.tls, peer.tls_name, peer.transfer_syntaxes)
+            Peer(
+                peer.ae_title,
+                peer.host,
+                peer.port,
+                peer.tls,
+                peer.tls_name,
+                peer.associations,
+                peer.transfer_syntaxes,
+            )
             for peer in dicom.peers.values()
         ),
         transfer_syntaxes=dicom.transfer_syntaxes,
@@ -68,6 +77,7 @@ def scp_settings(config: Config) -> ScpSettings:
         idle_timeout=dicom.idle_timeout,
         pdu_timeout=dicom.pdu_timeout,
         response_timeout=dicom.response_timeout,
+        move_retry_seconds=dicom.move_retry_seconds,
         shutdown_timeout=dicom.shutdown_timeout,
         find_limit=dicom.find_limit,
         commitment_policy=dicom.commitment.policy,
