@@ -1,5 +1,6 @@
 """`dcmpress serve`: the node, in the foreground."""
 
+import gc
 import os
 import signal
 import threading
@@ -65,6 +66,8 @@ def serve(config: ConfigOption = None) -> None:
             f"data go to {settings.root}",
             markup=False,
         )
+        gc.collect()
+        gc.freeze()  # what was loaded stays: not to be walked through between two images, again and again
         logger.info("ready", ae_title=settings.dicom.ae_title, port=port, root=str(settings.root))
         while not stop.is_set():
             os.read(signalled, 1024)
