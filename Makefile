@@ -57,11 +57,16 @@ $(VENV)/.installed-dev: pyproject.toml $(VENV)/.made
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@ $(VENV)/.installed
 
-# DCMTK's programs are the peers in the tests.
+# The peers in the tests: DCMTK's programs, Orthanc, and a PostgreSQL server that each run starts for itself.
+# RUNLEVEL=1: Debian installs the servers and does not start them as services.
 peers:
-	@command -v storescu dcmsend findscu getscu movescu echoscu storescp >/dev/null || { \
-	  test "$$(id -u)" = 0 || { echo "the tests need DCMTK: apt install dcmtk" >&2; exit 1; }; \
-	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq dcmtk >/dev/null; }
+	@missing="$$(for p in storescu dcmsend findscu getscu movescu echoscu storescp Orthanc initdb; do \
+	  PATH="$$PATH:/usr/sbin:$$(echo /usr/lib/postgresql/*/bin | tr ' ' :)" command -v "$$p" >/dev/null || echo "$$p"; done)"; \
+	test -z "$$missing" || { \
+	  test "$$(id -u)" = 0 || { echo "missing for the tests:" $$missing; \
+	    echo "apt install dcmtk orthanc postgresql"; exit 1; } >&2; \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \
+	    apt-get install -y -qq dcmtk orthanc postgresql >/dev/null; }
 
 clean:
 	rm -rf $(VENV) build dist report .pytest_cache .mypy_cache .ruff_cache .hypothesis

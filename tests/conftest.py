@@ -1,5 +1,6 @@
 """What all tests share."""
 
 from tests.nodes import node
+from tests.postgresql import new_catalog_url, postgresql
 
-__all__ = ["node"]
+__all__ = ["new_catalog_url", "node", "postgresql"]

@@ -76,6 +76,23 @@ class Commitments:
                 for row in rows
             ]
 
+    def carry_over(self, url: str) -> int:
+        """Take over what another catalog, at `url`, still has to answer; return how many requests.
+
+        Raises
+        ------
+        CatalogError
+            If it cannot be read.
+        """
+        other = Database(url)
+        try:
+            waiting = Commitments(other).due(datetime.max.replace(tzinfo=UTC))
+        finally:
+            other.close()
+        for request in waiting:
+            self.add(request.transaction_uid, request.requestor_ae, request.references)
+        return len(waiting)
+
     def postpone(self, pk: int, until: datetime, *, failed: bool) -> None:
         """Answer a request later; `failed`: because the report did not get through."""
         later = update(CommitmentRequest).where(CommitmentRequest.pk == pk)

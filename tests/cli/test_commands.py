@@ -3,10 +3,12 @@
 import json
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from dcmpress.storage.catalog.catalog import Catalog
 from tests.corpus_files import data_set, part10_files, series_files
 from tests.nodes import Node, dcmtk, send_unchanged
 
@@ -236,6 +238,23 @@ def test_rebuild_recreates_the_catalog(tmp_path: Path) -> None:
     node.command("rebuild")
     assert node.stats() == before
     assert "0 problems" in node.command("verify").stdout
+
+
+def test_rebuild_keeps_what_is_still_to_be_committed(tmp_path: Path) -> None:
+    node = Node(tmp_path / "node")
+    node.command("import", series_files("MR-GE-fMRI")[0])
+    url = f"sqlite:///{node.data / 'catalog.sqlite'}"
+    catalog = Catalog.open(url)
+    catalog.commitments.add("1.2.3", "CT1", [("1.2", "1.2.3.4")])
+    catalog.close()
+    assert "1 requests for storage commitment taken over" in node.command("rebuild").stdout
+    catalog = Catalog.open(url)
+    (request,) = catalog.commitments.due(datetime.now(UTC))
+    assert (request.transaction_uid, request.requestor_ae) == ("1.2.3", "CT1")
+    assert request.references == (("1.2", "1.2.3.4"),)
+    catalog.close()
+    (node.data / "catalog.sqlite").write_bytes(b"no database at all" * 300)
+    assert "commitment are lost" in node.command("rebuild").stdout
 
 
 def test_rebuild_refuses_while_the_node_runs(node: Node) -> None:

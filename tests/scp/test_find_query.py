@@ -25,12 +25,13 @@ from dcmpress.scp.identifier import (
 )
 from dcmpress.storage.catalog.attributes import Level
 from dcmpress.storage.catalog.catalog import Catalog
+from tests.postgresql import NewCatalogUrl
 from tests.scp.test_find_identifier import EXPLICIT, IMPLICIT, decode, encode
-from tests.storage.catalog_entries import enter, new_catalog_url
+from tests.storage.catalog_entries import enter
 
 
 @pytest.fixture(scope="module")
-def catalog(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Catalog]:
+def catalog(tmp_path_factory: pytest.TempPathFactory, new_catalog_url: NewCatalogUrl) -> Iterator[Catalog]:
     folder: Path = tmp_path_factory.mktemp("catalog")
     catalog = Catalog.open(new_catalog_url(folder))
     for number, name in enumerate(("Müller^Jörg", "Doe^John"), 1):

@@ -1,16 +1,7 @@
-"""Small catalogs for tests: one call enters one instance.
-
-They are SQLite files, unless DCMPRESS_TEST_DATABASE_URL names a database of a PostgreSQL server: then each is
-a new database there (and left there: use a server that is thrown away).
-"""
+"""Small catalogs for tests: one call enters one instance."""
 
 import hashlib
-import os
-import uuid
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-
-from sqlalchemy import create_engine, make_url, text
 
 from dcmpress.storage.catalog.catalog import Catalog
 from dcmpress.storage.catalog.recording import OnConflict, Recorded
@@ -19,19 +10,6 @@ from dcmpress.storage.received import Received
 CT = "1.2.840.10008.5.1.4.1.1.2"
 EXPLICIT = "1.2.840.10008.1.2.1"
 EPOCH = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
-
-
-def new_catalog_url(folder: Path) -> str:
-    """Return the URL of a new catalog, a file in `folder` unless the environment says otherwise."""
-    server = os.environ.get("DCMPRESS_TEST_DATABASE_URL")
-    if server is None:
-        return f"sqlite:///{folder / 'catalog.db'}"
-    name = f"catalog_{uuid.uuid4().hex}"
-    engine = create_engine(server, isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        connection.execute(text(f"CREATE DATABASE {name}"))
-    engine.dispose()
-    return make_url(server).set(database=name).render_as_string(hide_password=False)
 
 
 def received(

@@ -9,13 +9,14 @@ from dcmpress.storage.catalog.attributes import Level
 from dcmpress.storage.catalog.catalog import Catalog
 from dcmpress.storage.catalog.errors import QueryError
 from dcmpress.storage.catalog.query import Key, Matching, Query
-from tests.storage.catalog_entries import CT, enter, new_catalog_url
+from tests.postgresql import NewCatalogUrl
+from tests.storage.catalog_entries import CT, enter
 
 SR = "1.2.840.10008.5.1.4.1.1.88.22"
 
 
 @pytest.fixture(scope="module")
-def catalog(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Catalog]:
+def catalog(tmp_path_factory: pytest.TempPathFactory, new_catalog_url: NewCatalogUrl) -> Iterator[Catalog]:
     """Studies 1 to 8, each of another patient, study 1 with three series."""
     folder: Path = tmp_path_factory.mktemp("catalog")
     catalog = Catalog.open(new_catalog_url(folder))
@@ -321,7 +322,7 @@ def test_locate_takes_keys_of_every_level(catalog: Catalog) -> None:
     ]
 
 
-def test_only_what_is_served_is_found(tmp_path: Path) -> None:
+def test_only_what_is_served_is_found(tmp_path: Path, new_catalog_url: NewCatalogUrl) -> None:
     """A version in another study took the place of the only instance here: nothing is left to find."""
     catalog = Catalog.open(new_catalog_url(tmp_path))
     enter(catalog, "1.2", "old", PatientID="P1", StudyInstanceUID="1", SeriesInstanceUID="1.1")
@@ -337,7 +338,9 @@ def test_only_what_is_served_is_found(tmp_path: Path) -> None:
     catalog.close()
 
 
-def test_many_matches_come_in_batches_while_the_catalog_changes(tmp_path: Path) -> None:
+def test_many_matches_come_in_batches_while_the_catalog_changes(
+    tmp_path: Path, new_catalog_url: NewCatalogUrl
+) -> None:
     catalog = Catalog.open(new_catalog_url(tmp_path))
     for number in range(600):
         enter(catalog, f"1.2.{number}")

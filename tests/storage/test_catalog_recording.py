@@ -14,11 +14,12 @@ from dcmpress.storage.catalog.catalog import Catalog
 from dcmpress.storage.catalog.query import Query
 from dcmpress.storage.catalog.recording import Outcome
 from dcmpress.storage.catalog.settling import BlobFacts
-from tests.storage.catalog_entries import EPOCH, enter, new_catalog_url, received
+from tests.postgresql import NewCatalogUrl
+from tests.storage.catalog_entries import EPOCH, enter, received
 
 
 @pytest.fixture
-def url(tmp_path: Path) -> str:
+def url(tmp_path: Path, new_catalog_url: NewCatalogUrl) -> str:
     return new_catalog_url(tmp_path)
 
 
@@ -156,7 +157,9 @@ def test_healing_hands_back_a_damaged_spool_file(catalog: Catalog) -> None:
     assert enter(catalog, "1.2", spool_name="b", second=1).superseded_spool == "a"
 
 
-def test_missing_uids_get_placeholders_that_stay_the_same(catalog: Catalog, tmp_path: Path) -> None:
+def test_missing_uids_get_placeholders_that_stay_the_same(
+    catalog: Catalog, tmp_path: Path, new_catalog_url: NewCatalogUrl
+) -> None:
     other = Catalog.open(new_catalog_url(tmp_path / "other"))
     places = []
     for target in (catalog, other):

@@ -28,6 +28,7 @@ from dcmpress.storage.catalog.database import Database
 from dcmpress.storage.catalog.errors import CatalogVersionError
 from dcmpress.storage.catalog.matching import TABLES
 from dcmpress.storage.catalog.models import Base
+from tests.postgresql import PostgresqlServer
 
 
 @pytest.fixture
@@ -77,6 +78,15 @@ def test_migrated_schema_is_that_of_the_models(database: Database) -> None:
     with database.reading() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, Base.metadata) == []
+
+
+def test_migrated_schema_on_postgresql_is_that_of_the_models(postgresql: PostgresqlServer) -> None:
+    database = Database(postgresql.new_database())
+    database.upgrade()
+    with database.reading() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, Base.metadata) == []
+    database.close()
 
 
 def test_migrated_indexes_are_those_of_the_models(database: Database) -> None:

@@ -13,7 +13,8 @@ from dcmpress.storage.catalog.query import Query
 from dcmpress.storage.catalog.recording import Outcome
 from dcmpress.storage.catalog.settling import BlobFacts
 from dcmpress.storage.catalog.statistics import Share
-from tests.storage.catalog_entries import EPOCH, enter, new_catalog_url, received
+from tests.postgresql import NewCatalogUrl
+from tests.storage.catalog_entries import EPOCH, enter, received
 
 FACTS = BlobFacts(
     size=300,
@@ -26,7 +27,7 @@ FACTS = BlobFacts(
 
 
 @pytest.fixture
-def catalog(tmp_path: Path) -> Iterator[Catalog]:
+def catalog(tmp_path: Path, new_catalog_url: NewCatalogUrl) -> Iterator[Catalog]:
     catalog = Catalog.open(new_catalog_url(tmp_path))
     yield catalog
     catalog.close()

@@ -12,7 +12,9 @@ from dcmpress.cli.app import FAILED, MISUSED, ConfigOption, app, fail, load_conf
 from dcmpress.cli.progress import counted
 from dcmpress.cli.wiring import open_archive, open_existing_archive
 from dcmpress.config import Config
+from dcmpress.storage.archive import Archive
 from dcmpress.storage.blob import BlobReader
+from dcmpress.storage.catalog.errors import CatalogError
 from dcmpress.storage.catalog.statistics import Share, Statistics
 from dcmpress.storage.errors import DamagedError
 from dcmpress.storage.pipeline import exclusive
@@ -180,8 +182,10 @@ def rebuild(config: ConfigOption = None) -> None:
     with exclusive(settings.root) as mine:
         if not mine:
             raise fail(f"a dcmpress is at work in {settings.root}: stop it first", MISUSED)
-        _set_aside(settings)
+        old = _set_aside(settings)
         archive = open_archive(settings)
+        if old is not None:
+            _carry_over(archive, old)
         total = sum(1 for _ in archive.blobs.names())
         instances = 0
         problems: dict[str, str] = {}
@@ -199,13 +203,26 @@ def rebuild(config: ConfigOption = None) -> None:
         raise typer.Exit(FAILED)
 
 
-def _set_aside(settings: Config) -> None:
-    """Move an SQLite catalog out of the way; another database is completed where it is."""
-    if not settings.catalog_url.startswith("sqlite:///"):
+def _carry_over(archive: Archive, old: Path) -> None:
+    """Take over what no blob says: the requests for storage commitment that are not answered yet."""
+    try:
+        requests = archive.catalog.commitments.carry_over(f"sqlite:///{old}")
+    except CatalogError as error:
+        out.print(f"requests for storage commitment are lost: the old catalog cannot be read: {error}")
         return
+    if requests:
+        out.print(f"{requests} requests for storage commitment taken over, still to be answered")
+
+
+def _set_aside(settings: Config) -> Path | None:
+    """Move an SQLite catalog out of the way, and say where to; another database is completed where it is."""
+    if not settings.catalog_url.startswith("sqlite:///"):
+        return None
     path = Path(settings.catalog_url.removeprefix("sqlite:///"))
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
     for suffix in ("", "-wal", "-shm"):
         file = path.with_name(path.name + suffix)
         if file.exists():
             file.rename(path.with_name(f"{path.name}.before-{stamp}{suffix}"))
+    old = path.with_name(f"{path.name}.before-{stamp}")
+    return old if old.exists() else None
