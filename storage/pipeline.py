@@ -6,15 +6,17 @@ own process along, and associations always come first.
 """
 
 import fcntl
+import gc
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -106,11 +108,20 @@ class _Group:
 
 
 class Pipeline:
-    """Compresses what lies in the spool of one archive. One at a time works on an archive (`exclusive`)."""
+    """Compresses what lies in the spool of one archive. One at a time works on an archive (`exclusive`).
 
-    def __init__(self, archive: Archive, settings: PipelineSettings) -> None:
+    `where_decoded` runs a function in the processes that serve retrievals; by default in a thread of this one.
+    """
+
+    def __init__(
+        self,
+        archive: Archive,
+        settings: PipelineSettings,
+        where_decoded: Callable[[Callable[[], None]], None] | None = None,
+    ) -> None:
         self.archive = archive
         self.settings = settings
+        self._where_decoded = where_decoded or _in_thread
         self.counters = Counters()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
@@ -128,7 +139,7 @@ class Pipeline:
         self._thread.start()
 
     def _warm(self) -> None:
-        """Let a worker compile the kernels, then load them here, where retrievals decode."""
+        """Let a worker compile the kernels, then load them where retrievals decode."""
         choices = [(rule.choice.codec, rule.choice.parameters) for rule in self.settings.rules]
         warmed = self._workers().submit(warm_all, choices)
 
@@ -138,7 +149,7 @@ class Pipeline:
             if done.exception() is not None:
                 logger.error("a codec fails its self-test", problem=repr(done.exception()))
                 return
-            threading.Thread(target=warm_all, args=(choices,), name="warm", daemon=True).start()
+            self._where_decoded(partial(_load, choices))
 
         warmed.add_done_callback(load)
 
@@ -421,6 +432,15 @@ class Pipeline:
         self._in_flight.clear()
         self._previews.clear()
         self._suspects.clear()
+
+
+def _load(choices: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+    warm_all([(name, dict(parameters)) for name, parameters in choices])
+    gc.freeze()  # the kernels stay; the collector need not walk through them
+
+
+def _in_thread(task: Callable[[], None]) -> None:
+    threading.Thread(target=task, name="warm", daemon=True).start()
 
 
 def _attributes(series: SpooledSeries, instance: SpooledInstance) -> dict[str, str]:

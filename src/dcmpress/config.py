@@ -131,6 +131,7 @@ class DicomConfig(_Section):
     accept_any_caller: bool = False
     require_called_ae: bool = False
     accept_private_sop_classes: bool = True
+    processes: Annotated[int, Field(ge=0, le=64)] = 1
     max_associations: Annotated[int, Field(ge=1)] = 100
     max_pdu: Annotated[int, Field(ge=4096, le=1 << 20)] = 131072
     association_timeout: Seconds = 30.0
@@ -311,6 +312,11 @@ class Config(BaseSettings):
     def root(self) -> Path:
         """The data folder, absolute."""
         return self.storage.root.absolute()
+
+    @property
+    def n_processes(self) -> int:
+        """Processes that listen."""
+        return self.dicom.processes or len(os.sched_getaffinity(0))
 
     @property
     def catalog_url(self) -> str:
