@@ -22,7 +22,7 @@ from pathlib import Path
 
 from bench import node_workloads as workloads
 from bench.node_measure import Cost, find_studies, get_series, get_series_by_getscu, store
-from bench.node_peers import Dcmpress, DcmpressBusy, DcmpressSettled, Dcmqrscp, Orthanc, Server
+from bench.node_peers import Dcmpress, DcmpressBusy, DcmpressSettled, DcmpressTwo, Dcmqrscp, Orthanc, Server
 from bench.node_report import Run, print_report
 from bench.node_workloads import Instance
 
@@ -100,7 +100,7 @@ def _ct_one(name: str, folder: Path, quick: bool) -> list[Run]:
 def _ct_four(name: str, folder: Path, quick: bool) -> list[Run]:
     # dcmqrscp is left out: with several associations it loses instances that it has acknowledged.
     series = workloads.ct_series(200 if quick else 600)
-    return _ingest(name, folder, series, associations=4, repeats=3, kinds=(Dcmpress, Orthanc))
+    return _ingest(name, folder, series, associations=4, repeats=3, kinds=(Dcmpress, DcmpressTwo, Orthanc))
 
 
 def _ct_busy(name: str, folder: Path, quick: bool) -> list[Run]:

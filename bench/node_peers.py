@@ -125,10 +125,11 @@ class Dcmpress(Server):
     settle_seconds: float = 3600
     group_mib = 4096
     effort = "balanced"
+    processes = 1
 
     def command(self) -> list[str]:
         config = {
-            "dicom": {"port": self.port, "ae_title": self.ae_title},
+            "dicom": {"port": self.port, "ae_title": self.ae_title, "processes": self.processes},
             "storage": {"root": str(self.data), "reserve_mib": 0},
             "pipeline": {"settle_seconds": self.settle_seconds, "group_mib": self.group_mib},
             "compression": {"rules": [{"codec": "interframe", "effort": self.effort}]},
@@ -140,6 +141,13 @@ class Dcmpress(Server):
     def compressed(self) -> bool:
         """Tell whether nothing waits in the spool."""
         return not any((self.data / "spool").glob("*.dcm"))
+
+
+class DcmpressTwo(Dcmpress):
+    """This node, listening in two processes."""
+
+    name = "dcmpress, two processes"
+    processes = 2
 
 
 class DcmpressBusy(Dcmpress):

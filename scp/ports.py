@@ -45,6 +45,10 @@ class Port:
             return None
         return tls.acceptor(settings.tls_files, require_certificate=settings.tls_require_certificate)
 
+    def listen(self) -> None:
+        """Let peers connect."""
+        self.socket.listen(_BACKLOG)
+
     def close(self) -> None:
         """Stop listening; threads of any process that wait in `accept` are woken."""
         with contextlib.suppress(OSError):
@@ -53,7 +57,7 @@ class Port:
 
 
 def bind(settings: ScpSettings) -> list[Port]:
-    """Listen on the plain port and, if there is one, on the TLS port.
+    """Take the plain port and, if there is one, the TLS port; peers connect once it is listened on.
 
     Raises
     ------
@@ -67,8 +71,12 @@ def bind(settings: ScpSettings) -> list[Port]:
     ports: list[Port] = []
     try:
         for number, is_tls in wanted:
-            listener = socket.create_server((settings.bind, number), family=family, backlog=_BACKLOG)
-            ports.append(Port(listener, is_tls))
+            taken = socket.socket(family)
+            ports.append(Port(taken, is_tls))
+            taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                taken.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            taken.bind((settings.bind, number))
         for port in ports:
             port.tls_context(settings)
     except BaseException:

@@ -9,6 +9,7 @@ Over a pipe each process is told to stop, or to take over settings. A pipe that 
 side: a process that died is replaced, and one whose node died ends at once.
 """
 
+import atexit
 import contextlib
 import gc
 import os
@@ -29,7 +30,7 @@ from dcmpress.scp.server import DicomServer
 from dcmpress.scp.settings import ScpSettings
 from dcmpress.storage.archive import Archive, ArchiveSettings
 
-_STOP, _RECONFIGURE, _RUN = "stop", "reconfigure", "run"
+_ACCEPT, _STOP, _RECONFIGURE, _RUN = "accept", "stop", "reconfigure", "run"
 
 _START_SECONDS = 60.0
 """A process that has not answered by then is not waited for."""
@@ -87,6 +88,7 @@ class ListenerProcesses:
         self._context.set_forkserver_preload([__name__, *preload])
         self._count = count
         self._ports: list[Port] = []
+        self._listening = False
         self._children: dict[int, _Child] = {}
         self._tasks: list[Task] = []
         self._changed = threading.Condition()
@@ -96,6 +98,8 @@ class ListenerProcesses:
     def start(self) -> int:
         """Begin to accept associations; return the port. Call it before there is anything to recover from."""
         self._ports = bind(self.settings)
+        # However this process ends: multiprocessing waits for its children, and they for the end of the pipe.
+        atexit.register(self._let_go)
         for index in range(self._count):
             self._children[index] = self._begin(index)
         self._thread.start()
@@ -103,6 +107,10 @@ class ListenerProcesses:
             self._changed.wait_for(
                 lambda: all(child.answers for child in self._children.values()), _START_SECONDS
             )
+            for port in self._ports:
+                port.listen()
+            self._listening = True
+            self._tell_all((_ACCEPT,))
         return self._ports[0].number
 
     def reconfigure(self, settings: ScpSettings, prepare: Task | None = None) -> None:
@@ -143,6 +151,11 @@ class ListenerProcesses:
         if self._thread.ident is not None:
             self._thread.join(_GRACE)
 
+    def _let_go(self) -> None:
+        for child in list(self._children.values()):
+            with contextlib.suppress(OSError):
+                child.pipe.close()
+
     @property
     def n_connections(self) -> int:
         """Connections that are open now, in all processes."""
@@ -163,6 +176,8 @@ class ListenerProcesses:
             theirs.close()
             census.close()
         child = _Child(index, process, ours, time.monotonic())
+        if self._listening:
+            self._tell(child, (_ACCEPT,))
         for task in self._tasks:
             self._tell(child, (_RUN, task))
         return child
@@ -246,7 +261,6 @@ def _serve(
     prepare()
     archive = Archive(archive_settings)
     server = DicomServer(archive, settings, census)
-    server.start(ports)
     pipe.send("ready")
     while True:
         try:
@@ -254,6 +268,8 @@ def _serve(
         except (EOFError, OSError):
             os._exit(1)  # the node is gone: without it nothing is compressed, and its ports are wanted
         match message:
+            case ("accept",):
+                server.start(ports)
             case ("stop",):
                 break
             case ("reconfigure", settings, prepare):

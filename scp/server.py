@@ -83,11 +83,13 @@ class DicomServer:
         Parameters
         ----------
         ports : sequence of Port, optional
-            Listened on already (`bind`), and perhaps by other processes too; None: the settings say where.
+            Listened on already, and perhaps by other processes too; None: the settings say where.
         """
         raise_file_limit()
         self._ports = list(bind(self.settings) if ports is None else ports)
         for port in self._ports:
+            if ports is None:
+                port.listen()
             context = port.tls_context(self.settings)
             self._threads.append(
                 threading.Thread(

@@ -31,7 +31,7 @@ from dcmpress.storage.compress import FALLBACK, CodecChoice, CompressJob, Compre
 from dcmpress.storage.errors import DamagedError, MissingError
 from dcmpress.storage.preview import PREVIEW_AE, write_preview
 from dcmpress.storage.spool import SpoolEntry
-from dcmpress.storage.workers import end_at_once, worker_pool
+from dcmpress.storage.workers import end_at_once, kill_workers, worker_pool
 
 logger: Any = structlog.get_logger("dcmpress.pipeline")
 
@@ -72,6 +72,8 @@ class PipelineSettings:
     """Data sets of one blob, in bytes; a series that has so many waiting is not waited for."""
     group_instances: int = 4096
     workers: int = 1
+    job_seconds: float = 7200.0
+    """For one group; a codec that takes longer is taken for hung."""
     max_chain: int = 16
     min_correlation: float = 0.5
     segment_bytes: int = 16 << 20
@@ -105,6 +107,8 @@ class _Group:
     blob_pk: int = 0
     blob_name: str = ""
     crashed: bool = False
+    since: float = 0.0
+    """When a worker may have begun it, monotonic."""
 
 
 class Pipeline:
@@ -281,12 +285,14 @@ class Pipeline:
         )
         try:
             self._in_flight[self._workers().submit(compress, job)] = group
+            group.since = monotonic()
         except BrokenProcessPool:  # a worker died just now; those in flight are about to tell
             self._forget(group)
             if not self._in_flight:
                 self._pool = None
 
     def _collect(self, timeout: float) -> None:
+        self._end_overdue()
         done, _ = wait(self._in_flight, timeout, FIRST_COMPLETED)
         # What is done is settled before the end of a worker gives up what is not.
         for future in sorted(done, key=lambda future: future.exception() is not None):
@@ -301,6 +307,17 @@ class Pipeline:
             except Exception as error:
                 self._forget(group)
                 self._count_failure(group, repr(error))
+
+    def _end_overdue(self) -> None:
+        """Kill the workers if one has been at a group for too long; `_after_crash` finds out which group."""
+        now = monotonic()
+        for place, group in enumerate(self._in_flight.values()):
+            if place >= self.settings.workers:
+                group.since = now  # it still waits for a worker
+            elif not group.crashed and now - group.since > self.settings.job_seconds:
+                logger.error("codec takes too long", codec=group.choice.codec, instances=len(group.instances))
+                kill_workers(self._workers())
+                return
 
     def _after_crash(self, first: _Group) -> None:
         """A worker died: find out whose group killed it, and compress that one by Zstandard."""

@@ -79,6 +79,12 @@ class Node:
         commands = {pid: _command_line(pid) for pid in _descendants(own)}
         return [own, *(pid for pid, command in commands.items() if "multiprocessing.forkserver" in command)]
 
+    def serving(self) -> list[int]:
+        """Return the processes that serve associations."""
+        own, *others = self.listeners()
+        children = {pid: _parent(pid) for pid in others}
+        return [pid for pid, parent in children.items() if parent != own] or [own]
+
     def partial(self) -> list[Path]:
         """Return files in the spool that hold a part of an instance; prepared, empty ones do not count."""
         return [path for path in (self.data / "spool").glob("*.part") if path.stat().st_size]
@@ -216,6 +222,10 @@ def _descendants(pid: int) -> list[int]:
             continue
         found += [grandchild for child in children for grandchild in (child, *_descendants(child))]
     return found
+
+
+def _parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 def _command_line(pid: int) -> str:

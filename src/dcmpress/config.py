@@ -52,6 +52,7 @@ RELOADABLE = (
     "compression.rules",
     "compression.previews",
     "pipeline.settle_seconds",
+    "pipeline.job_timeout",
     "log.level",
     "log.patient_data",
 )
@@ -175,6 +176,7 @@ class PipelineConfig(_Section):
 
     settle_seconds: Seconds = 10.0
     workers: Annotated[int, Field(ge=1, le=256)] = 1
+    job_timeout: Seconds = 7200.0
     group_mib: Annotated[int, Field(ge=1, le=4096)] = 256
     segment_mib: Annotated[int, Field(ge=1, le=1024)] = 16
     max_chain: Annotated[int, Field(ge=1, le=1024)] = 16

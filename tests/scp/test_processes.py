@@ -40,13 +40,8 @@ def node(tmp_path: Path) -> Iterator[Node]:
 
 
 def listening(node: Node) -> set[int]:
-    """Return the two processes that accept; not the node's own, nor the fork server."""
-    assert node.process is not None
-    return {pid for pid in node.listeners() if pid != node.process.pid and parent_of(pid) != node.process.pid}
-
-
-def parent_of(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    """Return the two processes that accept."""
+    return set(node.serving())
 
 
 def opened(node: Node, count: int) -> list[Wire]:
@@ -65,9 +60,11 @@ def rejected(node: Node) -> bool:
 def served_by(pids: set[int], wire: Wire) -> int:
     """Return the process that has the other end of a connection open."""
     host, port = wire.socket.getsockname()
-    local = f"{int.from_bytes(socket.inet_aton(host), 'little'):08X}:{port:04X}"
+    peer = f"{int.from_bytes(socket.inet_aton(host), 'little'):08X}:{port:04X}"
+    end = f":{wire.socket.getpeername()[1]:04X}"
     table = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()]
-    (inode,) = [fields[9] for fields in table if fields[2] == local]
+    established = [fields for fields in table if fields[3] == "01"]
+    (inode,) = [fields[9] for fields in established if fields[2] == peer and fields[1].endswith(end)]
     (pid,) = [pid for pid in pids if f"socket:[{inode}]" in _open_files(pid)]
     return pid
 

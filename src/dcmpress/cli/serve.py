@@ -64,6 +64,7 @@ def serve(config: ConfigOption = None) -> None:
         try:
             port = server.start()
         except OSError as error:
+            server.stop()
             archive.close()
             raise fail(
                 f"cannot listen on {settings.dicom.bind} port {settings.dicom.port}: {error}", 2
