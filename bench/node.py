@@ -22,7 +22,16 @@ from pathlib import Path
 
 from bench import node_workloads as workloads
 from bench.node_measure import Cost, find_studies, get_series, get_series_by_getscu, store
-from bench.node_peers import Dcmpress, DcmpressBusy, DcmpressSettled, DcmpressTwo, Dcmqrscp, Orthanc, Server
+from bench.node_peers import (
+    Dcmpress,
+    DcmpressBusy,
+    DcmpressDecoding,
+    DcmpressSettled,
+    DcmpressTwo,
+    Dcmqrscp,
+    Orthanc,
+    Server,
+)
 from bench.node_report import Run, print_report
 from bench.node_workloads import Instance
 
@@ -118,7 +127,7 @@ def _one_large(name: str, folder: Path, quick: bool) -> list[Run]:
 
 def _get(name: str, folder: Path, quick: bool) -> list[Run]:
     series = workloads.ct_series(150 if quick else 600)
-    with _servers(folder, (DcmpressSettled, Orthanc, Dcmqrscp)) as servers:
+    with _servers(folder, (DcmpressSettled, DcmpressDecoding, Orthanc, Dcmqrscp)) as servers:
         for server in servers:
             store(server, series, 0)
         _wait_until_compressed(servers)

@@ -12,6 +12,9 @@ NetworkError
 class NetworkError(Exception):
     """Base of everything that ends an association."""
 
+    transient = True
+    """The same may go well later."""
+
 
 class ConnectionLostError(NetworkError):
     """The connection is closed, reset, or was silent for longer than allowed."""
@@ -36,6 +39,8 @@ class ProtocolError(NetworkError):
     UNEXPECTED_PARAMETER = 5
     INVALID_PARAMETER = 6
 
+    transient = False
+
     def __init__(self, message: str, reason: int = INVALID_PARAMETER) -> None:
         super().__init__(message)
         self.reason = reason
@@ -43,3 +48,7 @@ class ProtocolError(NetworkError):
 
 class RefusedError(NetworkError):
     """The association that we asked for was rejected, or no presentation context was accepted."""
+
+    def __init__(self, message: str, *, transient: bool = True) -> None:
+        super().__init__(message)
+        self.transient = transient

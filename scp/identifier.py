@@ -67,6 +67,12 @@ class IdentifierMismatchError(IdentifierError):
     status = 0xA900
 
 
+class NewInstanceError(IdentifierError):
+    """Unable to create a new object for this SOP class (PS3.4 annex Y)."""
+
+    status = 0xAA01
+
+
 @dataclass(frozen=True, slots=True)
 class RequestedKey:
     """One element of a request's identifier."""
@@ -182,12 +188,15 @@ def encode_failed_list(sop_instance_uids: Iterable[str], transfer_syntax_uid: st
     A list too long for a 16-bit length, about a thousand UIDs, is cut where the VR form is explicit.
     """
     encoding = encoding_of(transfer_syntax_uid)
-    value = b""
+    listed: list[bytes] = []
+    length = -1
     for uid in sop_instance_uids:
-        longer = value + b"\\" * bool(value) + uid.encode("ascii", "replace")
-        if encoding.explicit and len(longer) > _LONGEST_SHORT_FORM:
+        encoded = uid.encode("ascii", "replace")
+        length += 1 + len(encoded)
+        if encoding.explicit and length > _LONGEST_SHORT_FORM:
             break
-        value = longer
+        listed.append(encoded)
+    value = b"\\".join(listed)
     element = _element(FAILED_SOP_INSTANCE_UID_LIST, "UI", value, encoding)
     return _deflate(element) if transfer_syntax_uid == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN else element
 

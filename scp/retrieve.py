@@ -1,15 +1,14 @@
-"""C-GET and C-MOVE as SCP (PS3.4 C.4.2, C.4.3): our own C-STORE sub-operations, with honest counts.
+"""C-GET as SCP (PS3.4 C.4.3), and what C-MOVE shares with it: C-STORE sub-operations with honest counts.
 
 Instances go out byte for byte as they are stored wherever the receiver takes their transfer syntax. What
 cannot be read, converted or delivered is counted as failed and listed by its UID; the rest goes on.
 """
 
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 
-from dcmpress.scp import negotiation
 from dcmpress.scp.association import Association
 from dcmpress.scp.commands import (
     AFFECTED_SOP_CLASS_UID,
@@ -24,9 +23,6 @@ from dcmpress.scp.commands import (
     FAILED_SUBOPERATIONS,
     MESSAGE_ID,
     MESSAGE_ID_BEING_RESPONDED_TO,
-    MOVE_DESTINATION,
-    MOVE_ORIGINATOR_AE_TITLE,
-    MOVE_ORIGINATOR_MESSAGE_ID,
     PRIORITY,
     REMAINING_SUBOPERATIONS,
     STATUS,
@@ -34,19 +30,17 @@ from dcmpress.scp.commands import (
     Command,
     number,
     response_to,
-    text,
 )
-from dcmpress.scp.errors import NetworkError, ProtocolError
+from dcmpress.scp.contexts import WITHOUT_BULK_DATA
+from dcmpress.scp.errors import ProtocolError
 from dcmpress.scp.find import retrieve_query
 from dcmpress.scp.identifier import IdentifierError, encode_failed_list
 from dcmpress.scp.log import logger
 from dcmpress.scp.negotiation import Context
 from dcmpress.scp.query import explain
-from dcmpress.scp.settings import Peer, ScpSettings
 from dcmpress.scp.status import (
     CANCEL,
     COMMENT_LENGTH,
-    MOVE_DESTINATION_UNKNOWN,
     OUT_OF_RESOURCES_SUBOPERATIONS,
     PENDING,
     SUBOPERATIONS_FAILED,
@@ -54,26 +48,15 @@ from dcmpress.scp.status import (
     UNABLE_TO_PROCESS,
     is_warning,
 )
-from dcmpress.scp.upper_layer import UpperLayer
 from dcmpress.storage.archive import Archive
 from dcmpress.storage.catalog.search import Located
-from dcmpress.storage.errors import StorageError
+from dcmpress.storage.errors import ConversionError, StorageError
 from dcmpress.storage.retrieve import Failed, Outgoing
-from dcmpress.storage.transcode import TARGETS, choose
-
-MOST_CONTEXTS = 128
-"""Presentation contexts of one association: ids are the odd numbers of a byte (PS3.8 9.3.2.2)."""
+from dcmpress.storage.transcode import choose
+from dcmpress.storage.without_bulk import without_bulk_data
 
 LARGEST_COUNT = 0xFFFF
-"""Sub-operation counts are 16 bits wide; larger ones are shown as this."""
-
-
-MOST_BREAKS = 3
-"""Associations in a row that a destination may break off at the first instance."""
-
-
-class _DestinationError(Exception):
-    """The destination of a C-MOVE cannot be reached, or its association broke."""
+"""Sub-operation counts are 16 bits wide (VR US); larger ones are shown as this."""
 
 
 @dataclass
@@ -106,7 +89,7 @@ class Progress:
         response[WARNING_SUBOPERATIONS] = min(self.warnings, LARGEST_COUNT)
 
 
-class _Retrieval:
+class Retrieval:
     """One C-GET or C-MOVE request being served."""
 
     def __init__(self, association: Association, context: Context, command: Command, n: int) -> None:
@@ -120,11 +103,15 @@ class _Retrieval:
     def go_on(self) -> bool:
         """After a sub-operation: tell the requestor how far we are, and whether it wants the rest."""
         if self.progress.remaining:
-            self._pending()
-            self.cancelled |= self.association.cancelled(self.message_id)
+            self.report()
+            self.look_for_cancel()
         return not self.cancelled
 
-    def _pending(self) -> None:
+    def look_for_cancel(self) -> None:
+        """Note if the requestor has sent C-CANCEL. Does not wait for it."""
+        self.cancelled |= self.association.cancelled(self.message_id)
+
+    def report(self) -> None:
         """Tell the requestor how far we are."""
         response = response_to(self.command, PENDING)
         self.progress.write(response, remaining=True)
@@ -164,159 +151,40 @@ class _Retrieval:
 
 def serve_get(archive: Archive, association: Association, context: Context, command: Command) -> None:
     """Serve a C-GET: send what matches on this association, then the final response."""
-    located = _locate(archive, association, context, command)
+    located = locate(archive, association, context, command)
     if located is None:
         return
-    retrieval = _Retrieval(association, context, command, len(located))
+    retrieval = Retrieval(association, context, command, len(located))
     priority = number(command, PRIORITY)
     by_class: dict[str, list[Context]] = defaultdict(list)
     for candidate in association.negotiated.contexts.values():
         if candidate.we_are_scu:
             by_class[candidate.abstract_syntax].append(candidate)
     message_id = retrieval.message_id
-    for item in _outgoing(archive, located, by_class):
+    give = _without_bulk_data if context.abstract_syntax == WITHOUT_BULK_DATA else outgoing
+    for item in give(archive, located, by_class):
         uid = item.located.sop_instance_uid
         if isinstance(item, Failed):
-            _log_failed(item)
+            log_failed(item)
             status = UNABLE_TO_PROCESS
         else:
             message_id = message_id % LARGEST_COUNT + 1
-            target = _context_for(by_class, item)
-            association.send(target, _store_request(item, message_id, priority), item.pieces())
-            status = _sub_operation_status(association, message_id, retrieval)
+            target = context_for(by_class, item)
+            with association.layer.held_back():
+                if retrieval.progress.remaining < len(located):
+                    retrieval.report()  # on what came before; by itself it would cost a packet
+                association.send(target, store_request(item, message_id, priority), item.pieces())
+            status = sub_operation_status(association, message_id, retrieval)
         retrieval.progress.count(uid, status)
-        if not retrieval.go_on():
+        if retrieval.progress.remaining:
+            retrieval.look_for_cancel()
+        if retrieval.cancelled:
             break
     retrieval.finish()
 
 
-def serve_move(
-    archive: Archive, association: Association, context: Context, command: Command, settings: ScpSettings
-) -> None:
-    """Serve a C-MOVE: send what matches to the destination, then the final response."""
-    located = _locate(archive, association, context, command)
-    if located is None:
-        return
-    retrieval = _Retrieval(association, context, command, len(located))
-    destination = settings.known_peers.get(text(command, MOVE_DESTINATION))
-    if destination is None:
-        title = text(command, MOVE_DESTINATION)
-        logger.warning("move destination unknown", advice=f"add {title} with host and port to dicom.peers")
-        retrieval.finish(status=MOVE_DESTINATION_UNKNOWN, problem=f"{title} is not in dicom.peers")
-        return
-    problem = ""
-    for part in _by_association(located):
-        problem = _move_part(archive, retrieval, destination, part, settings) or problem
-        if retrieval.cancelled:
-            break
-    retrieval.finish(problem=problem)
-
-
-def _move_part(
-    archive: Archive,
-    retrieval: _Retrieval,
-    destination: Peer,
-    located: Sequence[Located],
-    settings: ScpSettings,
-) -> str:
-    """Send instances whose contexts fit one association; return what kept that from working, or "".
-
-    An instance on which the destination gives up its association fails, and the rest go over another one,
-    until that has happened MOST_BREAKS times in a row.
-    """
-    waiting = deque(located)
-    problem = ""
-    breaks = 0
-    while waiting and breaks < MOST_BREAKS and not retrieval.cancelled:
-        before = len(waiting)
-        try:
-            outward = _open(destination, waiting, settings)
-        except _DestinationError as error:
-            _log_destination(destination, error)
-            problem = str(error)
-            break
-        try:
-            _send_waiting(archive, retrieval, outward, waiting)
-            outward.release()
-        except _DestinationError as error:
-            _log_destination(destination, error)
-            problem = str(error)
-            outward.abort()
-            breaks = 1 if before - len(waiting) > 1 else breaks + 1
-        except BaseException:  # the requestor went away
-            outward.abort()
-            raise
-    if not retrieval.cancelled:
-        for item in waiting:
-            retrieval.progress.count(item.sop_instance_uid, UNABLE_TO_PROCESS)
-    return problem
-
-
-def _send_waiting(
-    archive: Archive, retrieval: _Retrieval, outward: Association, waiting: deque[Located]
-) -> None:
-    """Send instances, taking each off `waiting` as its sub-operation begins."""
-    by_class: dict[str, list[Context]] = defaultdict(list)
-    for candidate in outward.negotiated.contexts.values():
-        by_class[candidate.abstract_syntax].append(candidate)
-    for message_id, item in enumerate(_outgoing(archive, list(waiting), by_class), 1):
-        uid = waiting.popleft().sop_instance_uid
-        if isinstance(item, Failed):
-            _log_failed(item)
-            status = UNABLE_TO_PROCESS
-        else:
-            target = _context_for(by_class, item)
-            try:
-                status = _deliver(outward, target, item, message_id % LARGEST_COUNT + 1, retrieval)
-            except _DestinationError:
-                retrieval.progress.count(uid, UNABLE_TO_PROCESS)
-                raise
-        retrieval.progress.count(uid, status)
-        if not retrieval.go_on():
-            return
-
-
-def _log_destination(destination: Peer, error: _DestinationError) -> None:
-    logger.warning("destination fails", destination=destination.ae_title, problem=str(error))
-
-
-def _open(destination: Peer, located: Sequence[Located], settings: ScpSettings) -> Association:
-    """Open an association with a destination for instances; raise _DestinationError if that fails."""
-    try:
-        connected = negotiation.connect(destination, settings.association_timeout, settings.tls_files)
-        layer = UpperLayer(connected, settings.pdu_timeout)
-        try:
-            negotiated = negotiation.request(
-                layer,
-                settings.ae_title,
-                destination.ae_title,
-                _proposals(located),
-                settings.max_pdu,
-                settings.association_timeout,
-            )
-        except NetworkError:
-            layer.close()
-            raise
-        return Association(layer, negotiated, destination.host, settings.response_timeout)
-    except NetworkError as error:
-        raise _DestinationError(str(error)) from error
-
-
-def _deliver(
-    outward: Association, target: Context, item: Outgoing, message_id: int, retrieval: _Retrieval
-) -> int:
-    """Send one instance to a destination; return the status that it answers with."""
-    request = _store_request(item, message_id, number(retrieval.command, PRIORITY))
-    request[MOVE_ORIGINATOR_AE_TITLE] = retrieval.association.calling_ae
-    request[MOVE_ORIGINATOR_MESSAGE_ID] = retrieval.message_id
-    try:
-        outward.send(target, request, item.pieces())
-        return _sub_operation_status(outward, message_id, None)
-    except NetworkError as error:
-        raise _DestinationError(str(error)) from error
-
-
-def _store_request(item: Outgoing, message_id: int, priority: int) -> Command:
+def store_request(item: Outgoing, message_id: int, priority: int) -> Command:
+    """Return the C-STORE request for an instance."""
     return {
         AFFECTED_SOP_CLASS_UID: item.located.sop_class_uid,
         COMMAND_FIELD: C_STORE_RQ,
@@ -327,7 +195,7 @@ def _store_request(item: Outgoing, message_id: int, priority: int) -> Command:
     }
 
 
-def _sub_operation_status(association: Association, message_id: int, retrieval: _Retrieval | None) -> int:
+def sub_operation_status(association: Association, message_id: int, retrieval: Retrieval | None) -> int:
     """Return the status of the C-STORE response to `message_id`.
 
     On the requestor's own association (C-GET) a C-CANCEL may come first.
@@ -344,42 +212,12 @@ def _sub_operation_status(association: Association, message_id: int, retrieval: 
         retrieval.cancelled |= association.is_cancel(answer, retrieval.message_id)
 
 
-def _proposals(located: Sequence[Located]) -> list[tuple[str, Sequence[str]]]:
-    """Propose a context for every pair of SOP class and stored syntax, and one per class for conversion.
-
-    One context with several syntaxes would not do: the acceptor picks one of them for all.
-    """
-    stored = {(item.sop_class_uid, item.transfer_syntax_uid) for item in located}
-    exact = [(sop_class, (syntax,)) for sop_class, syntax in sorted(stored)]
-    natives = [(sop_class, (syntax,)) for sop_class in sorted({c for c, _ in stored}) for syntax in TARGETS]
-    return list(dict.fromkeys([*exact, *natives]))
-
-
-def _by_association(located: Sequence[Located]) -> Iterator[list[Located]]:
-    """Cut into parts whose presentation contexts fit one association; the order within is kept."""
-    classes: dict[str, set[str]] = defaultdict(set)
-    for item in located:
-        classes[item.sop_class_uid].add(item.transfer_syntax_uid)
-    part: set[str] = set()
-    used = 0
-    parts: list[set[str]] = [part]
-    for sop_class, syntaxes in classes.items():
-        needed = len(syntaxes | set(TARGETS))
-        if used + needed > MOST_CONTEXTS:
-            part = set()
-            parts.append(part)
-            used = 0
-        part.add(sop_class)
-        used += needed
-    for part in parts:
-        yield [item for item in located if item.sop_class_uid in part]
-
-
-def _log_failed(item: Failed) -> None:
+def log_failed(item: Failed) -> None:
+    """Say why an instance is not sent."""
     logger.error("instance not sent", sop_instance=item.located.sop_instance_uid, problem=str(item.error))
 
 
-def _locate(
+def locate(
     archive: Archive, association: Association, context: Context, command: Command
 ) -> list[Located] | None:
     """Return what a request asks for; if it cannot be understood, answer it and return None."""
@@ -402,9 +240,11 @@ def _locate(
         return None
 
 
-def _outgoing(
+def outgoing(
     archive: Archive, located: Sequence[Located], by_class: dict[str, list[Context]]
 ) -> Iterator[Outgoing | Failed]:
+    """Yield instances in a transfer syntax that a context for their SOP class was accepted with."""
+
     def syntax_for(item: Located) -> str | None:
         accepted = [context.transfer_syntax for context in by_class.get(item.sop_class_uid, ())]
         return choose(item.transfer_syntax_uid, accepted)
@@ -413,7 +253,26 @@ def _outgoing(
         yield from outgoing
 
 
-def _context_for(by_class: dict[str, list[Context]], item: Outgoing) -> Context:
+def _without_bulk_data(
+    archive: Archive, located: Sequence[Located], by_class: dict[str, list[Context]]
+) -> Iterator[Outgoing | Failed]:
+    """Yield instances without their bulk data, confirmed whole before."""
+    with closing(archive.retrieve(located, lambda item: item.transfer_syntax_uid)) as whole:
+        for item in whole:
+            if isinstance(item, Failed):
+                yield item
+                continue
+            accepted = [context.transfer_syntax for context in by_class.get(item.located.sop_class_uid, ())]
+            try:
+                bare, syntax = without_bulk_data(b"".join(item.pieces()), item.transfer_syntax_uid, accepted)
+            except ConversionError as error:
+                yield Failed(item.located, error)
+            else:
+                yield Outgoing(item.located, syntax, len(bare), bare)
+
+
+def context_for(by_class: dict[str, list[Context]], item: Outgoing) -> Context:
+    """Return the context to send an instance in."""
     return next(
         context
         for context in by_class[item.located.sop_class_uid]

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 
 import structlog
+from pynetdicom.presentation import PresentationContext
 
 from dcmpress.scp import negotiation, tls
 from dcmpress.scp.association import Association, describe
@@ -21,13 +22,16 @@ from dcmpress.scp.commands import (
     C_STORE_RQ,
     COMMAND_FIELD,
     N_ACTION_RQ,
+    RESPONSE,
     Command,
     number,
     response_to,
 )
 from dcmpress.scp.commitment import serve_action
+from dcmpress.scp.compressed import serve_blob
 from dcmpress.scp.connections import Connection, Connections
-from dcmpress.scp.contexts import supported_context
+from dcmpress.scp.contexts import BLOB_STORAGE, supported_context
+from dcmpress.scp.destination import Destinations
 from dcmpress.scp.echo import serve_echo
 from dcmpress.scp.errors import (
     AbortedError,
@@ -37,10 +41,11 @@ from dcmpress.scp.errors import (
     ReleasedError,
 )
 from dcmpress.scp.log import logger
+from dcmpress.scp.move import serve_move
 from dcmpress.scp.negotiation import Context, Negotiated
 from dcmpress.scp.ports import Port, bind, raise_file_limit
 from dcmpress.scp.query import serve_find
-from dcmpress.scp.retrieve import serve_get, serve_move
+from dcmpress.scp.retrieve import serve_get
 from dcmpress.scp.settings import ScpSettings
 from dcmpress.scp.status import UNRECOGNISED_OPERATION
 from dcmpress.scp.store import serve_store
@@ -76,6 +81,7 @@ class DicomServer:
         self._stopping = threading.Event()
         self._ports: list[Port] = []
         self._threads: list[threading.Thread] = []
+        self._destinations = Destinations()
 
     def start(self, ports: Sequence[Port] | None = None) -> int:
         """Begin to accept associations; return the port (chosen by the system if it was 0).
@@ -211,7 +217,7 @@ class DicomServer:
         negotiated = negotiation.accept(
             layer,
             request,
-            lambda uid: supported_context(uid, settings.accept_private_sop_classes),
+            lambda uid: _supported(uid, settings),
             settings.max_pdu,
         )
         layer.pdu_timeout = settings.pdu_timeout
@@ -252,7 +258,9 @@ class DicomServer:
     def _serve(self, association: Association) -> None:
         """Serve messages until the association ends."""
         services: dict[int, Callable[[Context, Command], None]] = {
-            C_STORE_RQ: lambda context, command: serve_store(self.archive, association, context, command),
+            C_STORE_RQ: lambda context, command: (
+                serve_blob if context.abstract_syntax == BLOB_STORAGE else serve_store
+            )(self.archive, association, context, command),
             C_ECHO_RQ: lambda context, command: serve_echo(association, context, command),
             N_ACTION_RQ: lambda context, command: serve_action(
                 self.archive, association, context, command, self.settings
@@ -262,7 +270,7 @@ class DicomServer:
             ),
             C_GET_RQ: lambda context, command: serve_get(self.archive, association, context, command),
             C_MOVE_RQ: lambda context, command: serve_move(
-                self.archive, association, context, command, self.settings
+                self.archive, association, context, command, self.settings, self._destinations
             ),
         }
         try:
@@ -274,6 +282,9 @@ class DicomServer:
                     services[field](context, command)
                 elif field == C_CANCEL_RQ:
                     pass  # came after the last response of what it cancels
+                elif field & RESPONSE:  # we wait for none; answering it could go back and forth for ever
+                    association.skip_data_set()
+                    logger.warning("response to no request of ours", response=describe(command))
                 else:
                     association.skip_data_set()
                     logger.warning("request not supported", request=describe(command))
@@ -283,6 +294,12 @@ class DicomServer:
             logger.info("association released")
             return
         association.layer.send_abort(_SHUTDOWN_REASON)
+
+
+def _supported(abstract_syntax: str, settings: ScpSettings) -> PresentationContext | None:
+    if abstract_syntax == BLOB_STORAGE and not settings.exchange_compressed:
+        return None
+    return supported_context(abstract_syntax, settings.accept_private_sop_classes)
 
 
 def _log_negotiated(negotiated: Negotiated) -> None:

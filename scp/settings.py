@@ -17,6 +17,8 @@ class Peer:
     tls: bool = False
     tls_name: str = ""
     """Name in its certificate; empty: `host`."""
+    associations: int = 1
+    """That are open to it at a time for a C-MOVE."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,8 @@ class ScpSettings:
     tls_files: TlsFiles | None = None
     """Our certificate, for the TLS port and for peers; its authorities judge theirs."""
     tls_require_certificate: bool = True
+    exchange_compressed: bool = True
+    """Offer blobs to other nodes, and take them, instead of data sets."""
     max_associations: int = 100
     max_pdu: int = 131072
     association_timeout: float = 30.0
@@ -62,6 +66,8 @@ class ScpSettings:
     """For one PDU, and between the PDUs of a message."""
     response_timeout: float = 120.0
     """For the answer to a C-STORE that we send."""
+    move_retry_seconds: float = 30.0
+    """For which the destination of a C-MOVE is called again if it does not answer."""
     shutdown_timeout: float = 30.0
     """For messages under way when the node is asked to stop."""
     find_limit: int = 0

@@ -46,6 +46,8 @@ _LARGE_BUFFER: Final = 1 << 19
 
 _IOVECS: Final = 64
 _SHORT_SEND: Final = 1 << 14
+_MOST_HELD: Final = 1 << 14
+"""Bytes of short messages that are held back to go out together."""
 
 
 class Pdv:
@@ -83,6 +85,7 @@ class UpperLayer:
         self._view = memoryview(self._buffer)
         self._start = 0  # first byte that was not handed out
         self._end = 0  # after the last byte received
+        self._held: bytearray | None = None
 
     # Reading
 
@@ -179,6 +182,13 @@ class UpperLayer:
 
     def send(self, *parts: bytes | memoryview) -> None:
         """Send bytes; raise ConnectionLostError if the peer does not take them within `pdu_timeout`."""
+        if self._held is not None:
+            if len(self._held) + sum(len(part) for part in parts) < _MOST_HELD:
+                for part in parts:
+                    self._held += part
+                return
+            parts = (bytes(self._held), *parts)
+            self._held.clear()
         views = [memoryview(part) for part in parts]
         deadline = time.monotonic() + self.pdu_timeout
         try:
@@ -198,6 +208,21 @@ class UpperLayer:
             raise ConnectionLostError("peer takes no data") from None
         except OSError as error:
             raise ConnectionLostError(str(error)) from None
+
+    @contextlib.contextmanager
+    def held_back(self) -> Iterator[None]:
+        """Send what is sent within together: PDUs wait for the next ones, up to _MOST_HELD bytes, or the end."""
+        if self._held is not None:
+            yield
+            return
+        self._held = bytearray()
+        try:
+            yield
+            rest = bytes(self._held)
+        finally:
+            self._held = None
+        if rest:
+            self.send(rest)
 
     def _sendmsg(self, views: list[memoryview]) -> int:
         if isinstance(self.socket, ssl.SSLSocket):  # TLS sockets have no sendmsg

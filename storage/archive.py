@@ -46,6 +46,8 @@ class ArchiveSettings:
     """Free bytes that must remain on the spool's disk; nothing is accepted under that."""
     on_conflict: OnConflict = "keep-both"
     on_unreadable: OnUnreadable = "keep"
+    cache_bytes: int = 0
+    """Of decoded data sets that are kept in memory for the next retrieval; 0: none."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,9 @@ class Archive:
         self.blobs = FolderBlobStore(settings.blob_folder or settings.root / "blobs")
         self.catalog = Catalog.open(settings.catalog_url or f"sqlite:///{settings.root / 'catalog.sqlite'}")
 
-        self.retriever = Retriever(self.spool, self.blobs, settings.root / "tmp", self._where_now)
+        self.retriever = Retriever(
+            self.spool, self.blobs, settings.root / "tmp", self._where_now, settings.cache_bytes
+        )
 
     def close(self) -> None:
         """Let go of everything."""
@@ -292,6 +296,9 @@ class Archive:
         for name in sorted(names):
             try:
                 entry = self.spool.entry(name)
+                if self._settled(entry):
+                    self.spool.remove(name)
+                    continue
                 leading = self._read_entry(entry)
                 self._record(entry, leading)
                 recovered.entered += 1
@@ -300,6 +307,16 @@ class Archive:
             except Exception as error:  # one bad file must not keep the node from starting
                 if self.spool.path(name).exists():  # else its own process has dropped it meanwhile
                     recovered.problems[name] = str(error)
+
+    def _settled(self, entry: SpoolEntry) -> bool:
+        """Tell whether a spool file is what a blob was made of: its removal failed, or never came."""
+        return any(
+            (version.sha256, version.received_at) == (entry.sha256, entry.received_at)
+            and version.blob_name is not None
+            and not version.damaged
+            and self._is_there(version)
+            for version in self.catalog.versions(entry.meta.sop_instance_uid)
+        )
 
     def spooled(self) -> Iterator[SpooledInstance]:
         """Yield the instances that lie in the spool and are not known to be damaged."""

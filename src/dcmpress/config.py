@@ -42,11 +42,13 @@ RELOADABLE = (
     "dicom.accept_any_caller",
     "dicom.require_called_ae",
     "dicom.accept_private_sop_classes",
+    "dicom.exchange_compressed",
     "dicom.max_associations",
     "dicom.association_timeout",
     "dicom.idle_timeout",
     "dicom.pdu_timeout",
     "dicom.response_timeout",
+    "dicom.move_retry_seconds",
     "dicom.find_limit",
     "dicom.commitment",
     "compression.rules",
@@ -104,6 +106,7 @@ class PeerConfig(_Section):
     port: Port
     tls: bool = False
     tls_name: str = ""
+    associations: Annotated[int, Field(ge=1, le=32)] = 1
 
 
 class AllowConfig(_Section):
@@ -132,6 +135,7 @@ class DicomConfig(_Section):
     accept_any_caller: bool = False
     require_called_ae: bool = False
     accept_private_sop_classes: bool = True
+    exchange_compressed: bool = True
     processes: Annotated[int, Field(ge=0, le=64)] = 1
     max_associations: Annotated[int, Field(ge=1)] = 100
     max_pdu: Annotated[int, Field(ge=4096, le=1 << 20)] = 131072
@@ -139,6 +143,7 @@ class DicomConfig(_Section):
     idle_timeout: Seconds = 300.0
     pdu_timeout: Seconds = 60.0
     response_timeout: Seconds = 120.0
+    move_retry_seconds: Annotated[float, Field(ge=0)] = 30.0
     shutdown_timeout: Seconds = 30.0
     find_limit: Annotated[int, Field(ge=0)] = 0
     commitment: CommitmentConfig = Field(default_factory=CommitmentConfig)
@@ -169,6 +174,12 @@ class StorageConfig(_Section):
         if scheme != "file":
             raise ValueError(f"blob_url: {scheme} is not supported; give a folder")
         return self
+
+
+class RetrievalConfig(_Section):
+    """Images on their way out."""
+
+    cache_mib: Annotated[int, Field(ge=0)] = 256
 
 
 class PipelineConfig(_Section):
@@ -293,6 +304,7 @@ class Config(BaseSettings):
 
     dicom: DicomConfig = Field(default_factory=DicomConfig)
     storage: StorageConfig = Field(default_factory=StorageConfig)
+    retrieval: RetrievalConfig = Field(default_factory=RetrievalConfig)
     pipeline: PipelineConfig = Field(default_factory=PipelineConfig)
     compression: CompressionConfig = Field(default_factory=CompressionConfig)
     web: WebConfig = Field(default_factory=WebConfig)

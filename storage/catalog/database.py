@@ -3,17 +3,20 @@
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy.engine import Dialect
 from sqlalchemy.exc import ArgumentError, DatabaseError, DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from dcmpress.storage.catalog.errors import CatalogError, CatalogVersionError
 from dcmpress.storage.catalog.migrations import HEAD
+from dcmpress.storage.catalog.prepared import Prepared
 from dcmpress.storage.errors import NoSpaceError
 
 BUSY_SECONDS = 60
@@ -21,6 +24,8 @@ BUSY_SECONDS = 60
 
 CONNECTIONS = 12
 """Kept open; as many again for a rush. A statement takes about a millisecond, so more would only wait."""
+READERS = 4
+"""SQLite connections that are kept at hand for prepared statements."""
 CACHE_KIB = 4096
 """Page cache of each SQLite connection; the operating system caches the file itself."""
 
@@ -55,6 +60,8 @@ class Database:
                 url, pool_pre_ping=True, pool_size=CONNECTIONS, max_overflow=CONNECTIONS
             )
             self._durable_engine = self.engine
+        self.dialect: Dialect = self.engine.dialect
+        self._readers: deque[Any] = deque()
         self._reading = self.engine.execution_options(isolation_level="AUTOCOMMIT")
 
     def _make_file(self) -> None:
@@ -68,6 +75,30 @@ class Database:
         """Lend a connection for reading; each statement sees the newest committed state."""
         with _translated(), self._reading.connect() as connection:
             yield connection
+
+    def rows(self, statement: Prepared, values: Sequence[Any]) -> list[Any]:
+        """Run a prepared statement; return its rows, tuples as the driver makes them.
+
+        SQLite's connections for it stay open and bypass SQLAlchemy's pool, which costs more than the statement.
+        """
+        if not self.is_sqlite:
+            with self.reading() as lent:
+                return list(lent.exec_driver_sql(statement.sql, statement.bound(values)))
+        with _translated():
+            try:
+                connection: Any = self._readers.pop()
+            except IndexError:
+                connection = self.engine.raw_connection()
+            try:
+                rows = connection.driver_connection.execute(statement.sql, statement.bound(values)).fetchall()
+            except BaseException:
+                connection.close()
+                raise
+            if len(self._readers) < READERS:
+                self._readers.append(connection)
+            else:
+                connection.close()
+            return rows
 
     @contextmanager
     def writing(self, *, durable: bool = False) -> Iterator[Connection]:
@@ -92,6 +123,8 @@ class Database:
 
     def close(self) -> None:
         """Close all connections."""
+        while self._readers:
+            self._readers.pop().close()
         with self._write_lock:
             for connection in self._writers.values():
                 connection.close()
@@ -152,9 +185,10 @@ def _translated() -> Iterator[None]:
         raise
     except PoolTimeoutError as error:
         raise CatalogError(f"the catalog has no connection to spare: {error}") from error
-    except DBAPIError as error:
-        problem = " ".join(str(error.orig).split())
-        if "disk is full" in problem or getattr(error.orig, "sqlstate", "") == "53100":  # disk_full
+    except (DBAPIError, sqlite3.Error) as error:
+        original = error.orig if isinstance(error, DBAPIError) else error
+        problem = " ".join(str(original).split())
+        if "disk is full" in problem or getattr(original, "sqlstate", "") == "53100":  # disk_full
             raise NoSpaceError(f"no room for the catalog: {problem}") from error
         raise CatalogError(f"the catalog's database fails: {problem}") from error
 

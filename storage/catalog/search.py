@@ -1,43 +1,33 @@
 """Finding: queries run against the catalog, answered in batches.
 
-First the keys of all matches are read, eight bytes each, then their values a batch at a time. Nothing is
-held open in between: a peer that takes its answers slowly holds up neither SQLite's checkpoint nor
-PostgreSQL's vacuum, and memory stays bounded whatever a query matches.
+A query with few matches, as nearly all have, is one statement. Otherwise first the keys of all matches are read,
+eight bytes each, then their values a batch at a time. Nothing is held open in between: a peer that takes its
+answers slowly holds up neither SQLite's checkpoint nor PostgreSQL's vacuum, and memory stays bounded whatever a
+query matches.
 """
 
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
-from functools import cache, lru_cache
+from operator import itemgetter
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, func, select
+from sqlalchemy import bindparam, literal, select
 
-from dcmpress.storage.catalog.attributes import BY_KEYWORD, Attribute, Level
+from dcmpress.storage.catalog.attributes import Level
+from dcmpress.storage.catalog.conditions import TABLES, condition
 from dcmpress.storage.catalog.database import Database
-from dcmpress.storage.catalog.matching import TABLES, conditions, visible
+from dcmpress.storage.catalog.matching import query_tests
 from dcmpress.storage.catalog.models import Blob
 from dcmpress.storage.catalog.query import Key, Matching, Query
-
-BATCH = 250
-"""Matches whose values are read at a time."""
+from dcmpress.storage.catalog.statements import BATCH, Match, Selection, keys_select, matches_of, selection
 
 _LONGEST_LIST = 5000
 """UIDs in one statement; PostgreSQL takes 65,535 parameters, SQLite 32,766."""
 
-Match = dict[str, str]
-"""Keyword -> text of one match, values joined by a backslash; empty where there is none."""
-
 _PATIENT, _STUDY, _SERIES, _INSTANCE = TABLES.values()
 _BLOB: Any = Blob.__table__
-
-_UP: dict[Level, tuple[Any, Any]] = {
-    Level.STUDY: (_STUDY, _STUDY.c.pk == _SERIES.c.study_pk),
-    Level.SERIES: (_SERIES, _SERIES.c.pk == _INSTANCE.c.series_pk),
-    Level.PATIENT: (_PATIENT, _PATIENT.c.pk == _STUDY.c.patient_pk),
-}
-"""Level -> its table and how the level below refers to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,11 +96,29 @@ def find(database: Database, query: Query) -> Iterator[Match]:
     Each match has the keywords of `query.returned`, in their order. Only what has an instance that is
     served is found. An entity that goes while its turn has not come is left out.
     """
+    is_one_piece = _is_one_piece(query)
+    found = selection(database.dialect, query if is_one_piece else replace(query, keys=()))
+    if is_one_piece:
+        matches = _few(database, query, found)
+        if matches is not None:
+            yield from matches
+            return
     keys = _matching_keys(database, query)
     for start in range(0, len(keys), BATCH):
-        with database.reading() as connection:
-            matches = _matches(connection, query.level, keys[start : start + BATCH], query.returned)
-        yield from matches
+        part = keys[start : start + BATCH]
+        rows = {row[0]: row for row in database.rows(found.of_keys(len(part)), found.padded(part))}
+        yield from matches_of(database, found, [rows[key] for key in part if key in rows])
+
+
+def _few(database: Database, query: Query, found: Selection) -> list[Match] | None:
+    """Return the matches if they are one batch at most, else None."""
+    limit = BATCH + 1 if query.limit is None else min(query.limit, BATCH + 1)
+    values = [value for _, test in query_tests(query) for value in test.values]
+    rows = database.rows(found.first, [*values, limit, query.offset])
+    if len(rows) > BATCH:
+        return None
+    rows.sort(key=itemgetter(0), reverse=query.level <= Level.STUDY)
+    return matches_of(database, found, rows)
 
 
 def count(database: Database, query: Query) -> int:
@@ -126,8 +134,9 @@ def locate(database: Database, query: Query) -> list[Located]:
     query = replace(query, level=Level.IMAGE)
     found: list[Located] = []
     for piece in _pieces(query):
-        tests = conditions(piece)
-        statement = _LOCATED.where(_INSTANCE.c.current, *(test for _, test in tests))
+        tests = query_tests(piece)
+        where = [condition(test.form, map(literal, test.values)) for _, test in tests]
+        statement = _LOCATED.where(_INSTANCE.c.current, *where)
         if any(level == Level.PATIENT for level, _ in tests):
             statement = statement.join(_PATIENT, _PATIENT.c.pk == _STUDY.c.patient_pk)
         with database.reading() as connection:
@@ -174,27 +183,12 @@ def in_spool(database: Database, spool_name: str) -> list[Located]:
 
 def keys_statement(query: Query) -> Any:
     """Return the statement for the keys of the matches of `query`."""
-    tests = conditions(query)
-    table = TABLES[query.level]
-    top = min([query.level, *(level for level, _ in tests)])
-    statement = select(table.c.pk).select_from(_joined(query.level, top))
-    statement = statement.where(*(test for _, test in tests), visible(query.level))
-    # With a condition, the order must not tempt the planner away from the condition's index.
-    order = table.c.pk + 0 if tests else table.c.pk
-    statement = statement.order_by(order.desc() if query.level <= Level.STUDY else order)
+    tests = query_tests(query)
+    values = (literal(value) for _, test in tests for value in test.values)
+    statement = keys_select(query.level, tuple((level, test.form) for level, test in tests), values)
     if query.limit is not None:
         statement = statement.limit(query.limit)
     return statement.offset(query.offset) if query.offset else statement
-
-
-@cache
-def _joined(level: Level, top: Level) -> Any:
-    """Return the tables from `level` up to `top`, joined."""
-    joined = TABLES[level]
-    for upper in range(level - 1, top - 1, -1):
-        table, on = _UP[Level(upper)]
-        joined = joined.join(table, on)
-    return joined
 
 
 def _matching_keys(database: Database, query: Query) -> "array[int]":
@@ -210,6 +204,10 @@ def _matching_keys(database: Database, query: Query) -> "array[int]":
     return keys
 
 
+def _is_one_piece(query: Query) -> bool:
+    return all(key.matching != Matching.UIDS or len(key.values) <= _LONGEST_LIST for key in query.keys)
+
+
 def _pieces(query: Query) -> Iterator[Query]:
     """Yield queries that together ask for the same, with no list of UIDs too long for a statement."""
     for key in query.keys:
@@ -220,101 +218,3 @@ def _pieces(query: Query) -> Iterator[Query]:
                 yield from _pieces(replace(query, keys=(*others, part), limit=None, offset=0))
             return
     yield query
-
-
-def _matches(
-    connection: Connection, level: Level, keys: Sequence[int], returned: tuple[str, ...]
-) -> list[Match]:
-    """Return the matches with `keys`, in that order."""
-    statement, stored, computed = _values_statement(level, returned)
-    rows = connection.execute(statement, {"keys": list(keys)}).mappings()
-    by_key = {row["key"]: row for row in rows}
-    found = [by_key[key] for key in keys if key in by_key]
-    owners = {column: {row[column] for row in found} for column in {column for _, column in computed}}
-    values = {keyword: _COMPUTED[keyword](connection, list(owners[column])) for keyword, column in computed}
-    blank = dict.fromkeys(returned, "")
-    matches = []
-    for row in found:
-        match = blank.copy()
-        for keyword, column in stored:
-            value = row[column]
-            if value is not None:
-                match[keyword] = value if value.__class__ is str else str(value)
-        for keyword, column in computed:
-            match[keyword] = values[keyword].get(row[column], "")
-        matches.append(match)
-    return matches
-
-
-@lru_cache(maxsize=256)
-def _values_statement(
-    level: Level, returned: tuple[str, ...]
-) -> tuple[Any, list[tuple[str, str]], list[tuple[str, str]]]:
-    """Return the statement for a batch, and which column of it each keyword comes from.
-
-    Computed keywords name the column that holds the key of their owner instead.
-    """
-    wanted = [BY_KEYWORD[keyword] for keyword in returned if keyword in BY_KEYWORD]
-    wanted = [attribute for attribute in wanted if attribute.level <= level]
-    top = min([level, *(attribute.level for attribute in wanted)])
-    columns: dict[str, Any] = {"key": TABLES[level].c.pk}
-    stored, computed = [], []
-    for attribute in wanted:
-        name = _column_name(attribute)
-        if attribute.origin == "computed":
-            columns[name] = TABLES[attribute.level].c.pk
-            computed.append((attribute.keyword, name))
-        else:
-            columns[name] = TABLES[attribute.level].c[attribute.column]
-            stored.append((attribute.keyword, name))
-    statement = select(*(column.label(name) for name, column in columns.items()))
-    statement = statement.select_from(_joined(level, top))
-    return statement.where(TABLES[level].c.pk.in_(bindparam("keys", expanding=True))), stored, computed
-
-
-def _column_name(attribute: Attribute) -> str:
-    return f"{attribute.level.name.lower()}_key" if attribute.origin == "computed" else attribute.keyword
-
-
-def _texts_of(statement: Any) -> Callable[[Connection, list[int]], dict[int, str]]:
-    """Return a function from keys of owners to their values, several joined by a backslash, sorted."""
-
-    def texts(connection: Connection, owners: list[int]) -> dict[int, str]:
-        values: dict[int, list[str]] = {}
-        for owner, value in connection.execute(statement, {"owners": owners}):
-            if value is not None:
-                values.setdefault(owner, []).append(str(value))
-        return {owner: "\\".join(sorted(found)) for owner, found in values.items()}
-
-    return texts
-
-
-def _related(owner: Any, value: Any, level: Level, top: Level, *, group: bool = False) -> Any:
-    """Return a statement of (owner, value) over what is visible at `level`."""
-    statement = select(owner, value).select_from(_joined(level, top)).where(visible(level))
-    statement = statement.where(owner.in_(bindparam("owners", expanding=True)))
-    return _texts_of(statement.group_by(owner) if group else statement.distinct())
-
-
-_COMPUTED: dict[str, Callable[[Connection, list[int]], dict[int, str]]] = {
-    "NumberOfPatientRelatedStudies": _related(
-        _STUDY.c.patient_pk, func.count(), Level.STUDY, Level.STUDY, group=True
-    ),
-    "NumberOfPatientRelatedSeries": _related(
-        _STUDY.c.patient_pk, func.count(), Level.SERIES, Level.STUDY, group=True
-    ),
-    "NumberOfPatientRelatedInstances": _related(
-        _STUDY.c.patient_pk, func.count(), Level.IMAGE, Level.STUDY, group=True
-    ),
-    "ModalitiesInStudy": _related(_SERIES.c.study_pk, _SERIES.c.modality, Level.SERIES, Level.SERIES),
-    "SOPClassesInStudy": _related(_SERIES.c.study_pk, _INSTANCE.c.sop_class_uid, Level.IMAGE, Level.SERIES),
-    "NumberOfStudyRelatedSeries": _related(
-        _SERIES.c.study_pk, func.count(), Level.SERIES, Level.SERIES, group=True
-    ),
-    "NumberOfStudyRelatedInstances": _related(
-        _SERIES.c.study_pk, func.count(), Level.IMAGE, Level.SERIES, group=True
-    ),
-    "NumberOfSeriesRelatedInstances": _related(
-        _INSTANCE.c.series_pk, func.count(), Level.IMAGE, Level.IMAGE, group=True
-    ),
-}

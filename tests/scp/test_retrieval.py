@@ -64,7 +64,7 @@ def node(tmp_path_factory: pytest.TempPathFactory, destination: Destination) -> 
         "down": {"ae_title": "DOWN", "host": "127.0.0.1", "port": 1},
     }
     folder = tmp_path_factory.mktemp("retrieval")
-    dicom = {"peers": peers, "response_timeout": 3}
+    dicom = {"peers": peers, "response_timeout": 3, "move_retry_seconds": 1}
     with Node(folder, dicom=dicom, pipeline={"settle_seconds": 3600}) as running:
         with Wire(running.port) as wire:
             wire.associate([(MR, [EXPLICIT]), (MR, [JPEG])])

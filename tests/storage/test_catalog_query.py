@@ -1,9 +1,11 @@
 """What a query finds: PS3.4 C.2.2.2, key by key."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from bench.catalog_growth import fill
 
 from dcmpress.storage.catalog.attributes import Level
 from dcmpress.storage.catalog.catalog import Catalog
@@ -301,6 +303,28 @@ def test_pages_follow_each_other_without_gap_or_overlap(catalog: Catalog) -> Non
     since = (Key.parse("StudyDate", "20240101-"),)
     assert page(2, 0, since) + page(2, 2, since) + page(2, 4, since) == page(None, 0, since)
     assert catalog.count(Query(Level.STUDY, since, limit=2)) == 5
+
+
+def test_a_page_and_all_matches_are_the_same_whether_few_or_many(
+    tmp_path: Path, new_catalog_url: NewCatalogUrl
+) -> None:
+    url = new_catalog_url(tmp_path)
+    fill(url, 4 * 120)  # more images than one batch
+    catalog = Catalog.open(url)
+    returned = (
+        "SOPInstanceUID",
+        "InstanceNumber",
+        "Modality",
+        "PatientName",
+        "NumberOfStudyRelatedInstances",
+    )
+    for level in (Level.IMAGE, Level.SERIES, Level.STUDY):
+        for keys in ((), (Key.parse("Modality", "C*\\MR"),), (Key.parse("InstanceNumber", "1\\2\\3?"),)):
+            query = Query(level, keys, returned)
+            pages = [catalog.find(replace(query, limit=70, offset=at)) for at in range(0, 480, 70)]
+            assert list(catalog.find(query)) == [match for page in pages for match in page]
+            assert catalog.count(query) == len(list(catalog.find(query)))
+    catalog.close()
 
 
 def test_a_list_of_uids_of_any_length(catalog: Catalog) -> None:

@@ -21,13 +21,16 @@ from dcmpress.storage.catalog.attributes import (
     MULTI_VALUED,
     UNIQUE_KEYS,
     Attribute,
+    Level,
     wanted_tags,
 )
 from dcmpress.storage.catalog.catalog import Catalog
+from dcmpress.storage.catalog.conditions import TABLES
 from dcmpress.storage.catalog.database import Database
-from dcmpress.storage.catalog.errors import CatalogVersionError
-from dcmpress.storage.catalog.matching import TABLES
+from dcmpress.storage.catalog.errors import CatalogError, CatalogVersionError
 from dcmpress.storage.catalog.models import Base
+from dcmpress.storage.catalog.query import Query
+from dcmpress.storage.catalog.statements import selection
 from tests.postgresql import PostgresqlServer
 
 
@@ -133,6 +136,18 @@ def test_settings_of_sqlite(database: Database) -> None:
         assert pragma("foreign_keys") == 1
     with database.writing(durable=True) as connection:
         assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2  # FULL
+
+
+def test_what_sqlite_says_against_a_prepared_statement_is_a_catalog_error(database: Database) -> None:
+    keys = selection(database.dialect, Query(Level.STUDY, returned=("PatientID",))).first
+    assert database.rows(keys, [10, 0]) == []
+    with database.writing() as connection:
+        connection.exec_driver_sql("ALTER TABLE patient RENAME TO gone")
+    with pytest.raises(CatalogError, match="no such table"):
+        database.rows(keys, [10, 0])
+    with database.writing() as connection:
+        connection.exec_driver_sql("ALTER TABLE gone RENAME TO patient")
+    assert database.rows(keys, [10, 0]) == []
 
 
 def test_an_error_leaves_no_transaction_behind(database: Database) -> None:

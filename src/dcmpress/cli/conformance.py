@@ -52,6 +52,7 @@ def statement(config: Config) -> str:
         list_b="\n".join(f"- {_named(uid)}" for uid in STORAGE_SYNTAXES),
         attributes="\n".join(_attributes(level) for level in Level),
         targets=" or ".join(UID(uid).name for uid in TARGETS),
+        move_retry=f"{dicom.move_retry_seconds:g}",
         policy=dicom.commitment.policy,
         hours=f"{dicom.commitment.give_up_hours:g}",
         storage_classes="\n".join(f"- {_named(uid)}" for uid in sorted(_STORAGE_CLASSES.values())),

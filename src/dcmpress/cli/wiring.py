@@ -20,6 +20,7 @@ def archive_settings(config: Config) -> ArchiveSettings:
         reserve=config.storage.reserve_mib << 20,
         on_conflict=config.storage.on_conflict,
         on_unreadable=config.storage.on_unreadable,
+        cache_bytes=config.retrieval.cache_mib << 20,
     )
 
 
@@ -53,7 +54,7 @@ def scp_settings(config: Config) -> ScpSettings:
         bind=dicom.bind,
         port=dicom.port,
         peers=tuple(
-            Peer(peer.ae_title, peer.host, peer.port, peer.tls, peer.tls_name)
+            Peer(peer.ae_title, peer.host, peer.port, peer.tls, peer.tls_name, peer.associations)
             for peer in dicom.peers.values()
         ),
         allow=tuple(AllowedCaller(caller.ae_title, caller.networks) for caller in dicom.allow),
@@ -62,12 +63,14 @@ def scp_settings(config: Config) -> ScpSettings:
         tls_files=tls_files(config),
         tls_require_certificate=dicom.tls.require_client_certificate,
         accept_private_sop_classes=dicom.accept_private_sop_classes,
+        exchange_compressed=dicom.exchange_compressed,
         max_associations=dicom.max_associations,
         max_pdu=dicom.max_pdu,
         association_timeout=dicom.association_timeout,
         idle_timeout=dicom.idle_timeout,
         pdu_timeout=dicom.pdu_timeout,
         response_timeout=dicom.response_timeout,
+        move_retry_seconds=dicom.move_retry_seconds,
         shutdown_timeout=dicom.shutdown_timeout,
         find_limit=dicom.find_limit,
         commitment_policy=dicom.commitment.policy,
