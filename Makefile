@@ -18,8 +18,11 @@ test: $(VENV)/.installed-dev peers
 test-bounds: $(VENV)/.installed-dev
 	NUMBA_BOUNDSCHECK=1 $(BIN)/python -m pytest -q -m "not long" tests/codecs
 
+# Codecs, then the protocol, in this process and over the network; tests/fuzz has coverage-guided ones too.
 fuzz: $(VENV)/.installed-dev
 	NUMBA_BOUNDSCHECK=1 $(BIN)/python -m tests.fuzz.codecs --minutes 60
+	$(BIN)/python -m tests.fuzz.protocol --minutes 60
+	$(BIN)/python -m tests.fuzz.live --minutes 15
 
 test-long: $(VENV)/.installed-dev peers
 	$(BIN)/python -m pytest -q -m long
@@ -57,16 +60,17 @@ $(VENV)/.installed-dev: pyproject.toml $(VENV)/.made
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@ $(VENV)/.installed
 
-# The peers in the tests: DCMTK's programs, Orthanc, and a PostgreSQL server that each run starts for itself.
+# The peers in the tests: DCMTK's programs, Orthanc, and a PostgreSQL server that each run starts for itself;
+# and strace, by which a test writes down what an archive does to the disk.
 # RUNLEVEL=1: Debian installs the servers and does not start them as services.
 peers:
-	@missing="$$(for p in storescu dcmsend findscu getscu movescu echoscu storescp Orthanc initdb; do \
+	@missing="$$(for p in storescu dcmsend findscu getscu movescu echoscu storescp Orthanc initdb strace; do \
 	  PATH="$$PATH:/usr/sbin:$$(echo /usr/lib/postgresql/*/bin | tr ' ' :)" command -v "$$p" >/dev/null || echo "$$p"; done)"; \
 	test -z "$$missing" || { \
 	  test "$$(id -u)" = 0 || { echo "missing for the tests:" $$missing; \
-	    echo "apt install dcmtk orthanc postgresql"; exit 1; } >&2; \
+	    echo "apt install dcmtk orthanc postgresql strace"; exit 1; } >&2; \
 	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \
-	    apt-get install -y -qq dcmtk orthanc postgresql >/dev/null; }
+	    apt-get install -y -qq dcmtk orthanc postgresql strace >/dev/null; }
 
 clean:
 	rm -rf $(VENV) build dist report .pytest_cache .mypy_cache .ruff_cache .hypothesis

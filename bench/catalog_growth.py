@@ -1,6 +1,6 @@
 """How queries and receipt slow down, or do not, as the catalog grows.
 
-    python bench/catalog_growth.py [--instances 1000 100000 1000000] [--url URL] [--cpu] [--json FILE]
+    python bench/catalog_growth.py [--instances 1000 100000 1000000] [--url URL] [--cpu] [--json FILE] [--plot FILE]
 
 Fills a catalog with generated rows (30 instances a series, 4 series a study, 3 studies a patient, ten
 years), then times the queries that workstations send, receipt into a known and into a new series, and
@@ -235,6 +235,9 @@ def queries(n_studies: int) -> dict[str, Callable[[random.Random], Query]]:
     }
 
 
+_SHOWN = ("by patient id", "by name", "by day and modality", "by week and name", "series of study")
+
+
 @dataclass
 class Timing:
     """Milliseconds."""
@@ -296,6 +299,7 @@ def main() -> None:
     parser.add_argument("--url", help="an empty database to use instead of SQLite; one size only")
     parser.add_argument("--cpu", action="store_true", help="CPU time: right on a busy machine, and SQLite")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--plot", type=Path, help="draw the figures, as PNG")
     arguments = parser.parse_args()
     clock = time.thread_time if arguments.cpu else time.perf_counter
     results: dict[int, dict[str, Timing]] = {}
@@ -314,6 +318,32 @@ def main() -> None:
     if arguments.json:
         report = {n: {name: asdict(t) for name, t in r.items()} for n, r in results.items()}
         arguments.json.write_text(json.dumps(report, indent=1))
+    if arguments.plot:
+        plot(results, arguments.plot, "CPU time" if arguments.cpu else "time")
+
+
+def plot(results: dict[int, dict[str, Timing]], path: Path, what: str) -> None:
+    """Draw p50 (lines) and p99 (dotted) of each kind of work against the size of the catalog."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    sizes = sorted(results)
+    figure, axes = pyplot.subplots(1, 2, figsize=(9, 4.8), sharey=True, layout="constrained")
+    names = list(results[sizes[0]])
+    halves = [name for name in names if name in _SHOWN], [name for name in names if name not in _SHOWN]
+    for axis, shown, title in zip(axes, halves, ("queries", "receipt, opening, other queries"), strict=True):
+        for name in shown:
+            (line,) = axis.plot(sizes, [results[n][name].p50 for n in sizes], marker="o", label=name)
+            p99 = [results[n][name].p99 for n in sizes]
+            axis.plot(sizes, p99, linestyle=":", color=line.get_color())
+        axis.set(xscale="log", yscale="log", xlabel="instances in the catalog", title=title)
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=7, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.16))
+    axes[0].set_ylabel(f"milliseconds of {what}; dotted: p99")
+    figure.savefig(path, dpi=110)
 
 
 if __name__ == "__main__":

@@ -125,12 +125,14 @@ class Dcmpress(Server):
     settle_seconds: float = 3600
     group_mib = 4096
     effort = "balanced"
+    cache_mib = 256
 
     def command(self) -> list[str]:
         config = {
             "dicom": {"port": self.port, "ae_title": self.ae_title},
             "storage": {"root": str(self.data), "reserve_mib": 0},
             "pipeline": {"settle_seconds": self.settle_seconds, "group_mib": self.group_mib},
+            "retrieval": {"cache_mib": self.cache_mib},
             "compression": {"rules": [{"codec": "interframe", "effort": self.effort}]},
         }
         path = self.folder / "config.yaml"
@@ -156,6 +158,13 @@ class DcmpressSettled(Dcmpress):
 
     settle_seconds = 1
     group_mib = 256
+
+
+class DcmpressDecoding(DcmpressSettled):
+    """The same, keeping nothing in memory: each retrieval is decoded from blobs."""
+
+    name = "dcmpress, decoding"
+    cache_mib = 0
 
 
 class Orthanc(Server):

@@ -124,8 +124,12 @@ class Association:
         self, context: Context, command: Command, data_set: Iterable[bytes | memoryview] | None = None
     ) -> None:
         """Send a message; `data_set` in the context's transfer syntax."""
-        self.layer.send_data(context.context_id, IS_COMMAND, [encode_command(command)])
-        if data_set is not None:
+        encoded = encode_command(command)
+        if data_set is None:
+            self.layer.send_data(context.context_id, IS_COMMAND, [encoded])
+            return
+        with self.layer.held_back():
+            self.layer.send_data(context.context_id, IS_COMMAND, [encoded])
             self.layer.send_data(context.context_id, 0, data_set)
 
     def cancelled(self, message_id: int) -> bool:

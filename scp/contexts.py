@@ -7,6 +7,7 @@ from pydicom.uid import UID_dictionary as REGISTERED_UIDS
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.service_class import StorageServiceClass
 from pynetdicom.sop_class import (
+    CompositeInstanceRetrieveWithoutBulkDataGet,
     CompositeInstanceRootRetrieveGet,
     CompositeInstanceRootRetrieveMove,
     PatientRootQueryRetrieveInformationModelFind,
@@ -25,19 +26,27 @@ STORAGE_COMMITMENT = str(StorageCommitmentPushModel)
 FIND_CLASSES = frozenset(
     {str(PatientRootQueryRetrieveInformationModelFind), str(StudyRootQueryRetrieveInformationModelFind)}
 )
+WITHOUT_BULK_DATA = str(CompositeInstanceRetrieveWithoutBulkDataGet)
 GET_CLASSES = frozenset(
     {
+        str(CompositeInstanceRootRetrieveGet),
+        WITHOUT_BULK_DATA,
         str(PatientRootQueryRetrieveInformationModelGet),
         str(StudyRootQueryRetrieveInformationModelGet),
     }
 )
 MOVE_CLASSES = frozenset(
     {
+        str(CompositeInstanceRootRetrieveMove),
         str(PatientRootQueryRetrieveInformationModelMove),
         str(StudyRootQueryRetrieveInformationModelMove),
     }
 )
-NOT_OFFERED = frozenset({str(CompositeInstanceRootRetrieveGet), str(CompositeInstanceRootRetrieveMove)})
+
+BLOB_STORAGE = "2.25.170988866714304403936882708419669861787"
+"""Our private SOP class: a blob, sent by C-STORE from node to node (docs/decisions/0004)."""
+BLOB_FORMAT_1 = "2.25.209432324645544866121907749598707716959"
+"""Our private transfer syntax: a blob file of format version 1 stands where the data set would."""
 
 _COMPOSITE_STORAGE = "1.2.840.10008.5.1.4.1.1."
 _PREFIX = "1.2.840.10008.1.2"
@@ -82,7 +91,7 @@ def is_storage(abstract_syntax: str, accept_private: bool) -> bool:
 
     With `accept_private` so is every UID that no other service of the standard uses.
     """
-    if abstract_syntax in NOT_OFFERED:
+    if abstract_syntax == BLOB_STORAGE:
         return False
     try:
         service = uid_to_service_class(abstract_syntax)
@@ -105,6 +114,8 @@ def supported_context(abstract_syntax: str, accept_private: bool) -> Presentatio
         context.transfer_syntax = list(QUERY_SYNTAXES)
     elif abstract_syntax == STORAGE_COMMITMENT:
         context.transfer_syntax = list(QUERY_SYNTAXES[:2])
+    elif abstract_syntax == BLOB_STORAGE:
+        context.transfer_syntax = [UID(BLOB_FORMAT_1)]
     elif is_storage(abstract_syntax, accept_private):
         context.transfer_syntax = list(STORAGE_SYNTAXES)
         # C-GET: the requestor asks to be the SCP of storage classes on its own association.

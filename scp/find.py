@@ -14,6 +14,7 @@ from dcmpress.scp.identifier import (
     AnswerEncoder,
     Identifier,
     IdentifierMismatchError,
+    NewInstanceError,
     UnreadableIdentifierError,
     decode_identifier,
 )
@@ -29,6 +30,7 @@ STUDY_ROOT_MOVE = "1.2.840.10008.5.1.4.1.2.2.2"
 STUDY_ROOT_GET = "1.2.840.10008.5.1.4.1.2.2.3"
 COMPOSITE_INSTANCE_ROOT_MOVE = "1.2.840.10008.5.1.4.1.2.4.2"
 COMPOSITE_INSTANCE_ROOT_GET = "1.2.840.10008.5.1.4.1.2.4.3"
+COMPOSITE_INSTANCE_WITHOUT_BULK_DATA_GET = "1.2.840.10008.5.1.4.1.2.5.3"
 
 _PATIENT_ROOT = (Level.PATIENT, Level.STUDY, Level.SERIES, Level.IMAGE)
 _STUDY_ROOT = (Level.STUDY, Level.SERIES, Level.IMAGE)
@@ -43,10 +45,15 @@ RETRIEVE_LEVELS: Mapping[str, tuple[Level, ...]] = {
     PATIENT_ROOT_GET: _PATIENT_ROOT,
     STUDY_ROOT_MOVE: _STUDY_ROOT,
     STUDY_ROOT_GET: _STUDY_ROOT,
-    COMPOSITE_INSTANCE_ROOT_MOVE: _STUDY_ROOT,
-    COMPOSITE_INSTANCE_ROOT_GET: _STUDY_ROOT,
+    COMPOSITE_INSTANCE_ROOT_MOVE: (Level.IMAGE,),
+    COMPOSITE_INSTANCE_ROOT_GET: (Level.IMAGE,),
+    COMPOSITE_INSTANCE_WITHOUT_BULK_DATA_GET: (Level.IMAGE,),
 }
 """SOP class UID -> levels of its information model, from the top."""
+
+
+FRAME_LEVEL = "FRAME"
+"""Below IMAGE in the composite instance root (PS3.4 table Y.6.1-1)."""
 
 
 class Finds(Protocol):
@@ -160,6 +167,11 @@ def retrieve_query(
     if levels is None:
         raise IdentifierMismatchError(f"{sop_class_uid} is no retrieve service of this node")
     decoded = decode_identifier(identifier, transfer_syntax_uid, default_charset)
+    if decoded.level == FRAME_LEVEL and sop_class_uid in (
+        COMPOSITE_INSTANCE_ROOT_MOVE,
+        COMPOSITE_INSTANCE_ROOT_GET,
+    ):
+        raise NewInstanceError("no new instances are made of single frames", QUERY_RETRIEVE_LEVEL)
     level = _level(decoded, levels)
     texts = decoded.texts()
     keys = []

@@ -67,6 +67,12 @@ class IdentifierMismatchError(IdentifierError):
     status = 0xA900
 
 
+class NewInstanceError(IdentifierError):
+    """Unable to create a new object for this SOP class (PS3.4 annex Y)."""
+
+    status = 0xAA01
+
+
 @dataclass(frozen=True, slots=True)
 class RequestedKey:
     """One element of a request's identifier."""

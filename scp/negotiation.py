@@ -6,6 +6,7 @@ module gives it bytes and takes bytes, without its threads and queues.
 
 import socket
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,12 +24,14 @@ from pynetdicom.pdu_primitives import (
 from pynetdicom.presentation import PresentationContext, negotiate_as_acceptor, negotiate_as_requestor
 
 from dcmpress.scp import tls, upper_layer
-from dcmpress.scp.contexts import FIND_CLASSES, GET_CLASSES, MOVE_CLASSES, QUERY_SYNTAXES
+from dcmpress.scp.contexts import QUERY_SYNTAXES
 from dcmpress.scp.errors import AbortedError, ProtocolError, RefusedError
+from dcmpress.scp.extended import QueryOptions, granted
 from dcmpress.scp.settings import Peer
 from dcmpress.scp.tls import TlsFiles
 from dcmpress.scp.upper_layer import UpperLayer
 from dcmpress.storage.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from dcmpress.storage.targets import choice_at_negotiation
 
 APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"
 
@@ -75,9 +78,11 @@ class Negotiated:
     called_ae: str
     contexts: dict[int, Context] = field(default_factory=dict)
     refused: list[RefusedContext] = field(default_factory=list)
-    relational: frozenset[str] = frozenset()
-    """SOP classes of queries for which the peer may leave out unique keys of upper levels."""
+    query_options: dict[str, QueryOptions] = field(default_factory=dict)
+    """SOP class -> how its keys are to be taken; without an entry, as the standard has it."""
     peer_implementation: str = ""
+    peer_is_a_node: bool = False
+    """The peer is a dcmpress node, as its implementation class UID says."""
 
 
 def read_request(layer: UpperLayer, timeout: float) -> A_ASSOCIATE:
@@ -119,8 +124,13 @@ def accept(
     request: A_ASSOCIATE,
     supported: Callable[[str], PresentationContext | None],
     max_pdu: int,
+    preferred: Sequence[str] = (),
 ) -> Negotiated:
-    """Answer a request with A-ASSOCIATE-AC; `supported` tells what we do for an abstract syntax."""
+    """Answer a request with A-ASSOCIATE-AC; `supported` tells what we do for an abstract syntax.
+
+    In storage classes of which the requestor is to be the SCP, `preferred` are the transfer syntaxes that
+    it is to be sent.
+    """
     by_id = {c.context_id: c for c in request.presentation_context_definition_list}
     proposed = [c for c in by_id.values() if c.abstract_syntax and c.transfer_syntax]
     ours = {c.abstract_syntax: s for c in proposed if (s := supported(str(c.abstract_syntax))) is not None}
@@ -134,6 +144,9 @@ def accept(
             extended.append(item)
         elif isinstance(item, UserIdentityNegotiation):
             identity = item
+    for c in proposed:
+        if roles.get(c.abstract_syntax, (False, False))[1] and c.abstract_syntax in ours:
+            ours[c.abstract_syntax] = _in_order(ours[c.abstract_syntax], c, preferred)
     results, role_replies = negotiate_as_acceptor(proposed, list(ours.values()), roles)
     results += [_refusal_of(c) for c in by_id.values() if not (c.abstract_syntax and c.transfer_syntax)]
 
@@ -145,13 +158,16 @@ def accept(
     reply.result_source = 0x01
     reply.presentation_context_definition_results_list = results
     items = [*_own_items(max_pdu), *role_replies]
-    relational: set[str] = set()
+    options: dict[str, QueryOptions] = {}
     for item in extended:
-        answer = _extended_reply(item)
-        if answer is not None:
+        sop_class = str(item.sop_class_uid)
+        information = granted(sop_class, item.service_class_application_information or b"")
+        if information is not None:
+            answer = SOPClassExtendedNegotiation()
+            answer.sop_class_uid = item.sop_class_uid
+            answer.service_class_application_information = information
             items.append(answer)
-            if answer.service_class_application_information[:1] == b"\x01":
-                relational.add(str(item.sop_class_uid))
+            options[sop_class] = QueryOptions.of(information)
     if identity is not None and identity.positive_response_requested:
         confirmed = UserIdentityNegotiation()
         confirmed.server_response = b""
@@ -161,7 +177,7 @@ def accept(
     layer.send(A_ASSOCIATE_AC(reply).encode())
 
     negotiated = Negotiated(
-        _title(request.calling_ae_title), _title(request.called_ae_title), relational=frozenset(relational)
+        _title(request.calling_ae_title), _title(request.called_ae_title), query_options=options
     )
     for result in results:
         offered = by_id[result.context_id]
@@ -182,25 +198,27 @@ def accept(
     return negotiated
 
 
+def _in_order(
+    ours: PresentationContext, proposed: PresentationContext, preferred: Sequence[str]
+) -> PresentationContext:
+    """Return what we support with the transfer syntaxes first in which the requestor is to be sent images."""
+    first = choice_at_negotiation(
+        str(ours.abstract_syntax), [str(syntax) for syntax in proposed.transfer_syntax], preferred
+    )
+    context = copy(ours)
+    context.transfer_syntax = list(dict.fromkeys([*map(UID, first), *ours.transfer_syntax]))
+    return context
+
+
 def _refusal_of(incomplete: PresentationContext) -> PresentationContext:
     """Refuse a context whose abstract or transfer syntax is empty, as some senders' are; the others go on."""
     refusal = PresentationContext()
     refusal.context_id = incomplete.context_id
-    refusal.abstract_syntax = incomplete.abstract_syntax
+    if incomplete.abstract_syntax is not None:  # the item may be missing altogether
+        refusal.abstract_syntax = incomplete.abstract_syntax
     refusal.transfer_syntax = [UID(QUERY_SYNTAXES[1])]  # "not significant" (PS3.8 table 9-18)
     refusal.result = 0x04 if incomplete.abstract_syntax else 0x03
     return refusal
-
-
-def _extended_reply(item: SOPClassExtendedNegotiation) -> SOPClassExtendedNegotiation | None:
-    """Agree to relational queries and retrievals, and to nothing else (PS3.4 C.5.1.1, C.5.2.1)."""
-    if str(item.sop_class_uid) not in FIND_CLASSES | GET_CLASSES | MOVE_CLASSES:
-        return None
-    asked = item.service_class_application_information or b""
-    answer = SOPClassExtendedNegotiation()
-    answer.sop_class_uid = item.sop_class_uid
-    answer.service_class_application_information = asked[:1] + bytes(max(0, len(asked) - 1)) or b"\x00"
-    return answer
 
 
 def reject(layer: UpperLayer, why: tuple[int, int, int]) -> None:
@@ -287,7 +305,12 @@ def request(
     except Exception as error:  # pynetdicom raises whatever the bytes provoke
         raise ProtocolError(f"the answer of {called_ae} cannot be decoded: {error!r}") from None
     layer.peer_max_pdu = answer.maximum_length_received or 0
-    negotiated = Negotiated(calling_ae, called_ae, peer_implementation=_implementation(answer))
+    negotiated = Negotiated(
+        calling_ae,
+        called_ae,
+        peer_implementation=_implementation(answer),
+        peer_is_a_node=str(answer.implementation_class_uid or "") == IMPLEMENTATION_CLASS_UID,
+    )
     for result in results:
         if result.result == 0:
             negotiated.contexts[result.context_id] = Context(

@@ -15,6 +15,7 @@ from dcmpress.scp.commands import (
     number,
     response_to,
 )
+from dcmpress.scp.extended import QueryOptions
 from dcmpress.scp.find import FindRequest, find_responses
 from dcmpress.scp.identifier import IdentifierError
 from dcmpress.scp.log import logger
@@ -40,12 +41,16 @@ def serve_find(
     archive: Archive, association: Association, context: Context, command: Command, settings: ScpSettings
 ) -> None:
     """Answer a C-FIND: a pending response for each match, then the final one."""
+    options = association.negotiated.query_options.get(context.abstract_syntax, QueryOptions())
     request = FindRequest(
         sop_class_uid=context.abstract_syntax,
         identifier=association.identifier(),
         transfer_syntax_uid=context.transfer_syntax,
         retrieve_ae_title=settings.ae_title,
-        relational=context.abstract_syntax in association.negotiated.relational,
+        relational=options.relational,
+        fuzzy=options.fuzzy,
+        combined_time=options.combined_time,
+        empty_values=options.empty_values,
     )
     with association.layer.held_back():
         status, matches, problem = _answer(archive, association, context, command, request, settings)

@@ -31,12 +31,14 @@ from dcmpress.scp.commands import (
     number,
     response_to,
 )
+from dcmpress.scp.contexts import WITHOUT_BULK_DATA
 from dcmpress.scp.errors import ProtocolError
 from dcmpress.scp.find import retrieve_query
 from dcmpress.scp.identifier import IdentifierError, encode_failed_list
 from dcmpress.scp.log import logger
 from dcmpress.scp.negotiation import Context
 from dcmpress.scp.query import explain
+from dcmpress.scp.settings import ScpSettings
 from dcmpress.scp.status import (
     CANCEL,
     COMMENT_LENGTH,
@@ -49,9 +51,10 @@ from dcmpress.scp.status import (
 )
 from dcmpress.storage.archive import Archive
 from dcmpress.storage.catalog.search import Located
-from dcmpress.storage.errors import StorageError
+from dcmpress.storage.errors import ConversionError, StorageError
 from dcmpress.storage.retrieve import Failed, Outgoing
-from dcmpress.storage.transcode import choose
+from dcmpress.storage.targets import candidates
+from dcmpress.storage.without_bulk import without_bulk_data
 
 LARGEST_COUNT = 0xFFFF
 """Sub-operation counts are 16 bits wide (VR US); larger ones are shown as this."""
@@ -101,7 +104,7 @@ class Retrieval:
     def go_on(self) -> bool:
         """After a sub-operation: tell the requestor how far we are, and whether it wants the rest."""
         if self.progress.remaining:
-            self._pending()
+            self.report()
             self.look_for_cancel()
         return not self.cancelled
 
@@ -109,7 +112,7 @@ class Retrieval:
         """Note if the requestor has sent C-CANCEL. Does not wait for it."""
         self.cancelled |= self.association.cancelled(self.message_id)
 
-    def _pending(self) -> None:
+    def report(self) -> None:
         """Tell the requestor how far we are."""
         response = response_to(self.command, PENDING)
         self.progress.write(response, remaining=True)
@@ -147,7 +150,9 @@ class Retrieval:
         )
 
 
-def serve_get(archive: Archive, association: Association, context: Context, command: Command) -> None:
+def serve_get(
+    archive: Archive, association: Association, context: Context, command: Command, settings: ScpSettings
+) -> None:
     """Serve a C-GET: send what matches on this association, then the final response."""
     located = locate(archive, association, context, command)
     if located is None:
@@ -159,7 +164,11 @@ def serve_get(archive: Archive, association: Association, context: Context, comm
         if candidate.we_are_scu:
             by_class[candidate.abstract_syntax].append(candidate)
     message_id = retrieval.message_id
-    for item in outgoing(archive, located, by_class):
+    if context.abstract_syntax == WITHOUT_BULK_DATA:
+        given = _without_bulk_data(archive, located, by_class)
+    else:
+        given = outgoing(archive, located, by_class, settings.preferred_by(association.calling_ae))
+    for item in given:
         uid = item.located.sop_instance_uid
         if isinstance(item, Failed):
             log_failed(item)
@@ -167,10 +176,15 @@ def serve_get(archive: Archive, association: Association, context: Context, comm
         else:
             message_id = message_id % LARGEST_COUNT + 1
             target = context_for(by_class, item)
-            association.send(target, store_request(item, message_id, priority), item.pieces())
+            with association.layer.held_back():
+                if retrieval.progress.remaining < len(located):
+                    retrieval.report()  # on what came before; by itself it would cost a packet
+                association.send(target, store_request(item, message_id, priority), item.pieces())
             status = sub_operation_status(association, message_id, retrieval)
         retrieval.progress.count(uid, status)
-        if not retrieval.go_on():
+        if retrieval.progress.remaining:
+            retrieval.look_for_cancel()
+        if retrieval.cancelled:
             break
     retrieval.finish()
 
@@ -233,16 +247,40 @@ def locate(
 
 
 def outgoing(
+    archive: Archive,
+    located: Sequence[Located],
+    by_class: dict[str, list[Context]],
+    preferred: Sequence[str],
+) -> Iterator[Outgoing | Failed]:
+    """Yield instances in a transfer syntax that a context for their SOP class was accepted with.
+
+    The first of those `preferred` that will do, or else as `candidates` orders them.
+    """
+
+    def syntaxes_for(item: Located) -> list[str]:
+        accepted = [context.transfer_syntax for context in by_class.get(item.sop_class_uid, ())]
+        return candidates(item.transfer_syntax_uid, accepted, preferred)
+
+    with closing(archive.retrieve(located, syntaxes_for)) as outgoing:
+        yield from outgoing
+
+
+def _without_bulk_data(
     archive: Archive, located: Sequence[Located], by_class: dict[str, list[Context]]
 ) -> Iterator[Outgoing | Failed]:
-    """Yield instances in a transfer syntax that a context for their SOP class was accepted with."""
-
-    def syntax_for(item: Located) -> str | None:
-        accepted = [context.transfer_syntax for context in by_class.get(item.sop_class_uid, ())]
-        return choose(item.transfer_syntax_uid, accepted)
-
-    with closing(archive.retrieve(located, syntax_for)) as outgoing:
-        yield from outgoing
+    """Yield instances without their bulk data, confirmed whole before."""
+    with closing(archive.retrieve(located, lambda item: item.transfer_syntax_uid)) as whole:
+        for item in whole:
+            if isinstance(item, Failed):
+                yield item
+                continue
+            accepted = [context.transfer_syntax for context in by_class.get(item.located.sop_class_uid, ())]
+            try:
+                bare, syntax = without_bulk_data(b"".join(item.pieces()), item.transfer_syntax_uid, accepted)
+            except ConversionError as error:
+                yield Failed(item.located, error)
+            else:
+                yield Outgoing(item.located, syntax, len(bare), bare)
 
 
 def context_for(by_class: dict[str, list[Context]], item: Outgoing) -> Context:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import structlog
+from pynetdicom.presentation import PresentationContext
 
 from dcmpress.scp import negotiation, tls
 from dcmpress.scp.association import Association, describe
@@ -22,12 +23,14 @@ from dcmpress.scp.commands import (
     C_STORE_RQ,
     COMMAND_FIELD,
     N_ACTION_RQ,
+    RESPONSE,
     Command,
     number,
     response_to,
 )
 from dcmpress.scp.commitment import CommitmentReporter, serve_action
-from dcmpress.scp.contexts import supported_context
+from dcmpress.scp.compressed import serve_blob
+from dcmpress.scp.contexts import BLOB_STORAGE, supported_context
 from dcmpress.scp.destination import Destinations
 from dcmpress.scp.echo import serve_echo
 from dcmpress.scp.errors import (
@@ -242,8 +245,9 @@ class DicomServer:
         negotiated = negotiation.accept(
             layer,
             request,
-            lambda uid: supported_context(uid, settings.accept_private_sop_classes),
+            lambda uid: _supported(uid, settings),
             settings.max_pdu,
+            settings.preferred_by(calling),
         )
         layer.pdu_timeout = settings.pdu_timeout
         _log_negotiated(negotiated)
@@ -286,7 +290,9 @@ class DicomServer:
     def _serve(self, association: Association) -> None:
         """Serve messages until the association ends."""
         services: dict[int, Callable[[Context, Command], None]] = {
-            C_STORE_RQ: lambda context, command: serve_store(self.archive, association, context, command),
+            C_STORE_RQ: lambda context, command: (
+                serve_blob if context.abstract_syntax == BLOB_STORAGE else serve_store
+            )(self.archive, association, context, command),
             C_ECHO_RQ: lambda context, command: serve_echo(association, context, command),
             N_ACTION_RQ: lambda context, command: serve_action(
                 self.archive, association, context, command, self.settings
@@ -294,7 +300,9 @@ class DicomServer:
             C_FIND_RQ: lambda context, command: serve_find(
                 self.archive, association, context, command, self.settings
             ),
-            C_GET_RQ: lambda context, command: serve_get(self.archive, association, context, command),
+            C_GET_RQ: lambda context, command: serve_get(
+                self.archive, association, context, command, self.settings
+            ),
             C_MOVE_RQ: lambda context, command: serve_move(
                 self.archive, association, context, command, self.settings, self._destinations
             ),
@@ -308,6 +316,9 @@ class DicomServer:
                     services[field](context, command)
                 elif field == C_CANCEL_RQ:
                     pass  # came after the last response of what it cancels
+                elif field & RESPONSE:  # we wait for none; answering it could go back and forth for ever
+                    association.skip_data_set()
+                    logger.warning("response to no request of ours", response=describe(command))
                 else:
                     association.skip_data_set()
                     logger.warning("request not supported", request=describe(command))
@@ -317,6 +328,12 @@ class DicomServer:
             logger.info("association released")
             return
         association.layer.send_abort(_SHUTDOWN_REASON)
+
+
+def _supported(abstract_syntax: str, settings: ScpSettings) -> PresentationContext | None:
+    if abstract_syntax == BLOB_STORAGE and not settings.exchange_compressed:
+        return None
+    return supported_context(abstract_syntax, settings.accept_private_sop_classes)
 
 
 def _raise_file_limit() -> None:

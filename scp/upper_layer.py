@@ -183,11 +183,11 @@ class UpperLayer:
     def send(self, *parts: bytes | memoryview) -> None:
         """Send bytes; raise ConnectionLostError if the peer does not take them within `pdu_timeout`."""
         if self._held is not None:
-            for part in parts:
-                self._held += part
-            if len(self._held) < _MOST_HELD:
+            if len(self._held) + sum(len(part) for part in parts) < _MOST_HELD:
+                for part in parts:
+                    self._held += part
                 return
-            parts = (bytes(self._held),)
+            parts = (bytes(self._held), *parts)
             self._held.clear()
         views = [memoryview(part) for part in parts]
         deadline = time.monotonic() + self.pdu_timeout
@@ -211,7 +211,10 @@ class UpperLayer:
 
     @contextlib.contextmanager
     def held_back(self) -> Iterator[None]:
-        """Hold back what is sent within, up to _MOST_HELD bytes at a time, to the end: one packet for many PDUs."""
+        """Send what is sent within together: PDUs wait for the next ones, up to _MOST_HELD bytes, or the end."""
+        if self._held is not None:
+            yield
+            return
         self._held = bytearray()
         try:
             yield

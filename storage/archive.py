@@ -20,7 +20,7 @@ from dcmpress.storage.part10 import FileMeta
 from dcmpress.storage.received import Received
 from dcmpress.storage.retrieve import ChooseSyntax, Failed, Outgoing, Retriever
 from dcmpress.storage.spool import Sender, Spool, SpoolEntry, SpoolWriter
-from dcmpress.storage.transcode import choose
+from dcmpress.storage.targets import candidates
 
 OnUnreadable = Literal["keep", "refuse"]
 
@@ -46,6 +46,8 @@ class ArchiveSettings:
     """Free bytes that must remain on the spool's disk; nothing is accepted under that."""
     on_conflict: OnConflict = "keep-both"
     on_unreadable: OnUnreadable = "keep"
+    cache_bytes: int = 0
+    """Of decoded data sets that are kept in memory for the next retrieval; 0: none."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,9 @@ class Archive:
         self.blobs = FolderBlobStore(settings.blob_folder or settings.root / "blobs")
         self.catalog = Catalog.open(settings.catalog_url or f"sqlite:///{settings.root / 'catalog.sqlite'}")
 
-        self.retriever = Retriever(self.spool, self.blobs, settings.root / "tmp", self._where_now)
+        self.retriever = Retriever(
+            self.spool, self.blobs, settings.root / "tmp", self._where_now, settings.cache_bytes
+        )
 
     def close(self) -> None:
         """Let go of everything."""
@@ -240,11 +244,11 @@ class Archive:
     def open_version(self, located: Located, accept: Sequence[str] | None = None) -> Outgoing:
         """Like `open`, for one of several versions."""
 
-        def target(item: Located) -> str | None:
+        def targets(item: Located) -> Sequence[str]:
             stored = item.transfer_syntax_uid
-            return stored if accept is None else choose(stored, accept)
+            return [stored] if accept is None else candidates(stored, accept)
 
-        (result,) = self.retrieve([located], target)
+        (result,) = self.retrieve([located], targets)
         if isinstance(result, Failed):
             raise result.error
         return result
@@ -273,6 +277,9 @@ class Archive:
         for name in sorted(present - known):
             try:
                 entry = self.spool.entry(name)
+                if self._settled(entry):
+                    self.spool.remove(name)
+                    continue
                 leading = self._read_entry(entry)
                 self._record(entry, leading)
                 recovered.entered += 1
@@ -285,6 +292,18 @@ class Archive:
         for name in gone:
             recovered.problems[name] = "the catalog relies on this spool file, but it is gone"
         return recovered
+
+    def _settled(self, entry: SpoolEntry) -> bool:
+        """Tell whether a spool file is what a blob was made of: its removal failed, or never came."""
+        if self.catalog.current_version(entry.meta.sop_instance_uid) is None:  # so it is for nearly all
+            return False
+        return any(
+            (version.sha256, version.received_at) == (entry.sha256, entry.received_at)
+            and version.blob_name is not None
+            and not version.damaged
+            and self._is_there(version)
+            for version in self.catalog.versions(entry.meta.sop_instance_uid)
+        )
 
     def spooled(self) -> Iterator[SpooledInstance]:
         """Yield the instances that lie in the spool and are not known to be damaged."""

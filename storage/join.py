@@ -50,6 +50,10 @@ class InstanceReader:
         """Return the segments that hold frames of an instance."""
         return sorted({s for s, _ in self._places[number].values()})
 
+    def instances_in(self, s: int) -> list[int]:
+        """Return the instances that have frames in segment `s`."""
+        return sorted({instance for instance, _ in self.blob.index.segments[s].frames})
+
     def load(self, s: int) -> None:
         """Decode the whole segment `s` and keep it for the instances to come.
 

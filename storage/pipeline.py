@@ -26,7 +26,7 @@ from dcmpress.codecs.warm import warm_all
 from dcmpress.storage.archive import Archive
 from dcmpress.storage.catalog.settling import BlobFacts, SpooledInstance, SpooledSeries, requested_codec
 from dcmpress.storage.compress import FALLBACK, CodecChoice, CompressJob, CompressResult, compress
-from dcmpress.storage.errors import DamagedError, MissingError
+from dcmpress.storage.errors import DamagedError, MissingError, NoSpaceError
 from dcmpress.storage.preview import PREVIEW_AE, write_preview
 from dcmpress.storage.spool import SpoolEntry
 from dcmpress.storage.workers import end_at_once, worker_pool
@@ -289,7 +289,7 @@ class Pipeline:
                 self._after_crash(group)
             except Exception as error:
                 self._forget(group)
-                self._count_failure(group, repr(error))
+                self._count_failure(group, repr(error), of_disk=isinstance(error, OSError | NoSpaceError))
 
     def _after_crash(self, first: _Group) -> None:
         """A worker died: find out whose group killed it, and compress that one by Zstandard."""
@@ -395,8 +395,10 @@ class Pipeline:
             cpu_seconds=round(result.seconds, 2),
         )
 
-    def _count_failure(self, group: _Group, problem: str) -> None:
+    def _count_failure(self, group: _Group, problem: str, *, of_disk: bool = False) -> None:
         failures = self._failed.get(group.series_pk, (0, 0.0))[0] + 1
+        if of_disk:  # says nothing against the images: they wait for space, and are not taken one by one
+            failures = min(failures, _PATIENCE - 1)
         pause = _BACK_OFF[min(failures, len(_BACK_OFF)) - 1]
         self._failed[group.series_pk] = (failures, monotonic() + pause)
         self.counters.failures += 1

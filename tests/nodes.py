@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from pydicom.uid import UID
 from pynetdicom import AE, _config, build_role, evt
+from pynetdicom.association import Association
 from ruamel.yaml import YAML
 
 from tests.corpus_files import data_set
@@ -22,6 +23,26 @@ from tests.corpus_files import data_set
 # The corpus is full of values that break the standard; they are to travel as they are.
 _config.ENFORCE_UID_CONFORMANCE = False
 _config.STORE_SEND_CHUNKED_DATASET = True
+
+_serve_request = Association._serve_request
+
+
+def _serve_request_or_give_back(association: Association, message: Any, context_id: int) -> None:
+    """Put back a response that the association's thread took from under the one that waits for it.
+
+    pynetdicom pauses that thread before it sends, but does not notice when the thread has left the pause and
+    was not given the processor yet: the response is dropped, the sender waits for its timeout and aborts.
+    """
+    if message.is_valid_request or association._reactor_checkpoint.is_set():
+        _serve_request(association, message, context_id)
+        return
+    waiting = association.dimse.msg_queue
+    with waiting.mutex:
+        waiting.queue.appendleft((context_id, message))
+        waiting.not_empty.notify()
+
+
+Association._serve_request = _serve_request_or_give_back
 
 PEER_ENVIRONMENT = {**os.environ, "TCP_NODELAY": "1"}
 

@@ -25,6 +25,8 @@ PACK_BELOW_DENSE = 0.97
 _SHORT_RANGE = 4096
 
 _MARKED_AT_ONCE = 1 << 17
+_CHANGES_OF_FLAGS = 16
+"""Flags differ between neighbours in one sample of so many at most: around an overlay's letters."""
 
 Array = NDArray[Any]
 
@@ -140,6 +142,11 @@ def find_layers(frames: Array, transform: int, index: Array, dense: bool = False
             continue
         flag_bit = _flag_bit(whole)
         if flag_bit:
+            middle = chunks[len(chunks) // 2][:1]
+            component = components_of(frames[middle], transform)[c]
+            if _restless(np.ascontiguousarray(component[0]), least, flag_bit):
+                flag_bit = 0
+        if flag_bit:
             layers.append(_layer(frames, chunks, transform, c, least, 0, flag_bit))
             layers.append(_layer(frames, chunks, transform, c, least, flag_bit, 16))
         else:
@@ -207,6 +214,21 @@ def _flag_bit(layer: Layer) -> int:
     if int(gaps[widest]) * 2 < int(values[-1]) or bit >= int(values[-1]).bit_length() or len(above) < 4:
         return 0
     return bit
+
+
+@njit
+def _restless(component: Array, least: int, bit: int) -> bool:
+    """Tell whether the bits from `bit` on, often other than in the sample before, are those of numbers, not flags.
+
+    Two layers then cost more than one: both jump wherever a number crosses a multiple of 2^bit.
+    """
+    rows, columns = component.shape
+    changes = 0
+    for y in range(rows):
+        for x in range(1, columns):
+            before = (np.int64(component[y, np.uint64(x - 1)]) - least) >> bit
+            changes += before != (np.int64(component[y, np.uint64(x)]) - least) >> bit
+    return changes * _CHANGES_OF_FLAGS > component.size
 
 
 def put_layers(out: bytearray, layers: list[Layer]) -> None:

@@ -31,6 +31,7 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError
 
 from dcmpress.codecs.registry import codec_names, get_codec
+from dcmpress.storage import targets
 from dcmpress.storage.pipeline import RULE_ATTRIBUTES
 
 DEFAULT_FILE = Path("config.yaml")
@@ -38,10 +39,12 @@ ENVIRONMENT_PREFIX = "DCMPRESS_"
 
 RELOADABLE = (
     "dicom.peers",
+    "dicom.transfer_syntaxes",
     "dicom.allow",
     "dicom.accept_any_caller",
     "dicom.require_called_ae",
     "dicom.accept_private_sop_classes",
+    "dicom.exchange_compressed",
     "dicom.max_associations",
     "dicom.association_timeout",
     "dicom.idle_timeout",
@@ -96,6 +99,14 @@ class TlsConfig(_Section):
         return self
 
 
+def _transfer_syntax(name: Any) -> Any:
+    return targets.resolve(name) if isinstance(name, str) else name
+
+
+TransferSyntax = Annotated[str, BeforeValidator(_transfer_syntax)]
+"""A name or UID of `storage.targets`; the value is the UID."""
+
+
 class PeerConfig(_Section):
     """An application entity that C-MOVE may send to."""
 
@@ -105,6 +116,7 @@ class PeerConfig(_Section):
     tls: bool = False
     tls_name: str = ""
     associations: Annotated[int, Field(ge=1, le=32)] = 1
+    transfer_syntaxes: tuple[TransferSyntax, ...] = ()
 
 
 class AllowConfig(_Section):
@@ -129,10 +141,12 @@ class DicomConfig(_Section):
     port: Port = 11112
     tls: TlsConfig = Field(default_factory=TlsConfig)
     peers: Mapping[str, PeerConfig] = {}
+    transfer_syntaxes: tuple[TransferSyntax, ...] = ()
     allow: tuple[AllowConfig, ...] = ()
     accept_any_caller: bool = False
     require_called_ae: bool = False
     accept_private_sop_classes: bool = True
+    exchange_compressed: bool = True
     max_associations: Annotated[int, Field(ge=1)] = 100
     max_pdu: Annotated[int, Field(ge=4096, le=1 << 20)] = 131072
     association_timeout: Seconds = 30.0
@@ -170,6 +184,12 @@ class StorageConfig(_Section):
         if scheme != "file":
             raise ValueError(f"blob_url: {scheme} is not supported; give a folder")
         return self
+
+
+class RetrievalConfig(_Section):
+    """Images on their way out."""
+
+    cache_mib: Annotated[int, Field(ge=0)] = 256
 
 
 class PipelineConfig(_Section):
@@ -293,6 +313,7 @@ class Config(BaseSettings):
 
     dicom: DicomConfig = Field(default_factory=DicomConfig)
     storage: StorageConfig = Field(default_factory=StorageConfig)
+    retrieval: RetrievalConfig = Field(default_factory=RetrievalConfig)
     pipeline: PipelineConfig = Field(default_factory=PipelineConfig)
     compression: CompressionConfig = Field(default_factory=CompressionConfig)
     web: WebConfig = Field(default_factory=WebConfig)

@@ -29,6 +29,9 @@ Tests = tuple[tuple[Level, Form], ...]
 _KEPT = 512
 """Statements of each kind that are kept compiled: what the viewers of a hospital ask, many times over."""
 
+_MOST_VALUES = 100
+"""Values of a query whose statement is kept: a list of UIDs is hardly ever asked for with the same length again."""
+
 _PATIENT, _STUDY, _SERIES, _INSTANCE = TABLES.values()
 
 _UP: dict[Level, tuple[Any, Any]] = {
@@ -66,8 +69,11 @@ class Selection:
 
 def selection(dialect: Dialect, query: Query) -> Selection:
     """Return how the matches of `query` are read from a database of that dialect."""
-    tests = tuple((level, test.form) for level, test in query_tests(query))
-    return _selection(dialect, query.level, tests, query.returned)
+    tests = query_tests(query)
+    forms = tuple((level, test.form) for level, test in tests)
+    n_values = sum(len(test.values) for _, test in tests)
+    make = _selection if n_values <= _MOST_VALUES else _selection.__wrapped__
+    return make(dialect, query.level, forms, query.returned)
 
 
 @lru_cache(maxsize=_KEPT)

@@ -1,6 +1,7 @@
 """The commands, used as an admin uses them, on real files."""
 
 import json
+import re
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -299,6 +300,22 @@ def test_config_check_tries_everything_it_names(node: Node, tmp_path: Path) -> N
     assert [line for line in lines if line.startswith("FAILED")] == [
         line for line in lines if "peer GONE" in line
     ]
+
+
+def test_config_check_says_whether_compression_keeps_up(tmp_path: Path) -> None:
+    node = Node(tmp_path / "node")
+    (line,) = [line for line in node.command("config", "check").stdout.splitlines() if "compression" in line]
+    rates = re.findall(r"(\d+) MB/s by (interframe \w+)", line)
+    assert line.startswith("ok      compression: 1 worker sustains ")
+    assert [name for _, name in rates] == [
+        "interframe fast",
+        "interframe balanced",
+    ]  # the node's own rule first
+    assert all(int(rate) > 0 for rate, _ in rates)
+    done = node.command("config", "check", "--ingest", "90000", check=False)
+    assert done.returncode == 1
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("FAILED")]
+    assert "90000 MB/s coming in is too much for interframe fast: more cores" in line
 
 
 def test_a_wrong_configuration_ends_with_2_and_one_line(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from dcmpress.codecs.errors import CodecError, CorruptStreamError, TooLargeError, UnknownVersionError
 from dcmpress.codecs.interframe import codec as container
 from dcmpress.codecs.interframe.codec import InterframeCodec
+from dcmpress.codecs.interframe.planes import NO_TRANSFORM, find_layers
 from dcmpress.codecs.registry import get_codec
 from dcmpress.codecs.stream import HEADER_SIZE, write_stream
 from tests.codecs import checks, interframe_reference
@@ -124,6 +125,19 @@ def test_flags_in_high_bits_cost_little() -> None:
     data = codec.encode(flagged)
     checks.assert_same(codec.decode(data), flagged)
     assert len(data) < 1.05 * len(codec.encode(frames))
+
+
+def test_a_gap_between_air_and_tissue_is_no_flag() -> None:
+    random = np.random.default_rng(7)
+    air = random.integers(0, 40, (2, 96, 128))
+    tissue = 900 + random.normal(0, 20, (2, 96, 128)).astype(np.int64)
+    y, x = np.mgrid[:96, :128]
+    frames = np.where((y - 48) ** 2 + (x - 64) ** 2 < 40**2, tissue, air).astype(np.uint16)
+    layers = find_layers(frames, NO_TRANSFORM, np.arange(2))
+    assert [(layer.shift, layer.bits) for layer in layers] == [(0, 16)]
+    frames[:, 20:60, 30:90] |= 0x2000
+    layers = find_layers(frames, NO_TRANSFORM, np.arange(2))
+    assert [(layer.shift, layer.bits) for layer in layers] == [(0, 10), (10, 16)]
 
 
 def test_grey_in_three_samples_costs_like_grey() -> None:

@@ -83,6 +83,7 @@ def get(
     identifier: Dataset,
     store: Callable[[Any], int] | None = None,
     message_id: int = 1,
+    model: str = STUDY_GET,
 ) -> Retrieved:
     """Retrieve by C-GET, with a context of its own for each of at most 127 pairs."""
     ae = AE(ae_title="GETTER")
@@ -90,7 +91,7 @@ def get(
     retrieved = Retrieved()
     pairs = sorted(set(pairs))
     register_classes(pairs)
-    ae.requested_contexts = [build_context(STUDY_GET)] + [build_context(UID(c), UID(t)) for c, t in pairs]
+    ae.requested_contexts = [build_context(model)] + [build_context(UID(c), UID(t)) for c, t in pairs]
     roles = [build_role(UID(sop_class), scp_role=True) for sop_class in sorted({c for c, _ in pairs})]
     association = ae.associate(
         "127.0.0.1",
@@ -100,7 +101,7 @@ def get(
         evt_handlers=[(evt.EVT_CONN_OPEN, without_delay), (evt.EVT_C_STORE, store or retrieved.store)],
     )
     assert association.is_established
-    retrieved.responses = list(association.send_c_get(identifier, STUDY_GET, msg_id=message_id))
+    retrieved.responses = list(association.send_c_get(identifier, UID(model), msg_id=message_id))
     association.release()
     return retrieved
 
@@ -169,18 +170,19 @@ def move(
     identifier: Dataset,
     calling: str = "MOVER",
     message_id: int = 1,
+    model: str = STUDY_MOVE,
 ) -> Retrieved:
     """Ask for a C-MOVE; return its responses."""
     ae = AE(ae_title=calling)
     ae.dimse_timeout = 60
-    ae.add_requested_context(STUDY_MOVE)
+    ae.add_requested_context(model)
     association = ae.associate(
         "127.0.0.1", port, ae_title="DCMPRESS", evt_handlers=[(evt.EVT_CONN_OPEN, without_delay)]
     )
     assert association.is_established
     retrieved = Retrieved()
     retrieved.responses = list(
-        association.send_c_move(identifier, destination, STUDY_MOVE, msg_id=message_id)
+        association.send_c_move(identifier, destination, UID(model), msg_id=message_id)
     )
     association.release()
     return retrieved

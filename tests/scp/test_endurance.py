@@ -6,7 +6,6 @@ import resource
 import signal
 import socket
 import struct
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,10 +14,9 @@ import pytest
 
 from tests.nodes import Node
 from tests.scp.instances import encoded, image, instances
-from tests.scp.receivers import at_level, get
+from tests.scp.killing import BOTH, check_all_there, kill_rounds
 from tests.scp.wire import (
     ABORT,
-    EXPLICIT,
     IMPLICIT,
     MR,
     P_DATA,
@@ -36,8 +34,6 @@ from tests.scp.wire import (
 IDLE_LIMIT = 0.02
 """Of a core, for 50 associations."""
 ECHO = [(VERIFICATION, [IMPLICIT])]
-BOTH = [(VERIFICATION, [IMPLICIT]), (MR, [EXPLICIT])]
-SENDERS = 4
 
 
 def cpu_seconds(pid: int) -> float:
@@ -174,56 +170,14 @@ def test_sigterm_waits_for_a_stalled_store_no_longer_than_configured(tmp_path: P
     assert not node.partial()
 
 
-class _Sender(threading.Thread):
-    """Sends instances of one series until the connection breaks; notes what was acknowledged."""
-
-    def __init__(self, port: int, number: int, round_: int) -> None:
-        super().__init__()
-        self.port, self.number, self.round = port, number, round_
-        self.acknowledged: dict[str, bytes] = {}
-
-    def run(self) -> None:
-        try:
-            with Wire(self.port) as wire:
-                wire.associate(BOTH)
-                for k in range(1, 10_000):
-                    uid = f"1.2.3.{self.round}.{self.number}.{k}"
-                    series = f"1.2.9.{self.round}.{self.number}"
-                    data = encoded(image(k, 24, uid=uid, SeriesInstanceUID=series)[1])
-                    if wire.store(3, MR, uid, data) == 0:
-                        self.acknowledged[uid] = data
-        except (OSError, EOFError, AssertionError):
-            pass  # killed
-
-
 @pytest.mark.parametrize("rounds", [8, pytest.param(40, marks=pytest.mark.long)])
 def test_sigkill_at_any_moment_loses_nothing_acknowledged(tmp_path: Path, rounds: int) -> None:
-    """While receiving on four associations, and while compressing what came before."""
-    chance = random.Random(20240102)
-    acknowledged: dict[str, bytes] = {}
+    """While receiving on four associations, and while compressing what came before; `killing.py` goes on."""
     node = Node(tmp_path / "node", pipeline={"settle_seconds": 0.2})
-    for round_ in range(rounds):
-        node.start()
-        senders = [_Sender(node.port, number, round_) for number in range(SENDERS)]
-        for sender in senders:
-            sender.start()
-        time.sleep(chance.uniform(0.02, 1.0))
-        node.stop(signal.SIGKILL)
-        for sender in senders:
-            sender.join()
-            acknowledged.update(sender.acknowledged)
+    acknowledged = kill_rounds(node, rounds, random.Random(20240102), 1.0)
     assert len(acknowledged) > 10 * rounds
-    started = time.monotonic()
     with node:
-        assert time.monotonic() - started < 15
-        assert not node.partial()
-        assert set(acknowledged) <= set(found(node.port))
-        study = at_level("STUDY", StudyInstanceUID="1.2.826.0.1.3680043.8.498.1")
-        for _ in ("as it was found", "settled"):
-            back = get(node.port, [(MR, EXPLICIT)], study).data_sets
-            assert {uid: back.get(uid) for uid in acknowledged} == acknowledged
-            node.drained()
-        assert node.command("verify", check=False).returncode == 0
+        check_all_there(node, acknowledged)
 
 
 @pytest.mark.parametrize("mib", [150, pytest.param(1500, marks=pytest.mark.long)])

@@ -151,11 +151,70 @@ def test_user_identity_is_confirmed_only_if_asked(node: Node) -> None:
             wire.release()
 
 
-def test_of_extended_negotiation_relational_queries_are_agreed_to(node: Node) -> None:
+STUDY_MOVE = "1.2.840.10008.5.1.4.1.2.2.2"
+
+
+@pytest.mark.parametrize(
+    ("sop_class", "asked", "answered"),
+    [
+        (STUDY_FIND, b"\1", b"\1"),
+        (STUDY_FIND, b"\0", b"\0"),
+        (STUDY_FIND, b"\1\1\1\1\1", b"\1\1\1\0\0"),
+        (STUDY_FIND, b"\0\0\1\0\0\1\1\1\1", b"\0\0\1\0\0\1\1\0\0"),
+        (STUDY_FIND, b"\2\xff", b"\0\0"),
+        (STUDY_GET, b"\1\1", b"\1\0"),
+        (STUDY_MOVE, b"\1", b"\1"),
+        (CT, b"\1\1\1\1\1\1", None),
+    ],
+)
+def test_of_extended_negotiation_what_works_is_agreed_to(
+    node: Node, sop_class: str, asked: bytes, answered: bytes | None
+) -> None:
+    header = struct.pack(">H", len(sop_class)) + sop_class.encode()
+    with Wire(node.port) as wire:
+        wire.associate([(sop_class, [EXPLICIT])], user_items=item(EXTENDED, header + asked))
+        assert wire.user_items.get(EXTENDED) == (None if answered is None else [header + answered])
+        wire.release()
+
+
+def found_with(node: Node, options: bytes, *keys: bytes) -> int:
+    """Return how many images a query finds when `options` are proposed."""
     header = struct.pack(">H", len(STUDY_FIND)) + STUDY_FIND.encode()
     with Wire(node.port) as wire:
-        wire.associate([(STUDY_FIND, [EXPLICIT])], user_items=item(EXTENDED, header + b"\1\1\1\1\1"))
-        assert wire.user_items[EXTENDED] == [header + b"\1\0\0\0\0"]
+        wire.associate([(STUDY_FIND, [EXPLICIT])], user_items=item(EXTENDED, header + options))
+        answers = find(wire, 1, "IMAGE", b"".join(keys))
+        wire.release()
+        return len(answers)
+
+
+def test_the_options_of_a_query_are_followed(tmp_path: Path) -> None:
+    """Each finds the image only where it was negotiated."""
+    with Node(tmp_path / "node") as node:
+        uid, data_set = image(StudyDate="20240102", StudyTime="103000", PatientName="Test^Image^Middle")
+        with Wire(node.port) as wire:
+            wire.associate([(MR, [EXPLICIT])])
+            assert wire.store(1, MR, uid, encoded(data_set)) == 0
+            wire.release()
+        times = (
+            element(0x0008, 0x0020, "DA", "20240101-20240103 "),
+            element(0x0008, 0x0030, "TM", "1200-1100 "),
+        )
+        assert found_with(node, b"\1\0", *times) == 0
+        assert found_with(node, b"\1\1", *times) == 1
+        name = element(0x0010, 0x0010, "PN", "mid test")
+        assert found_with(node, b"\1\1\0", name) == 0
+        assert found_with(node, b"\1\0\1", name) == 1
+        empty = element(0x0008, 0x0050, "SH", '""')
+        assert found_with(node, b"\1\0\0\0\0\0", empty) == 0
+        assert found_with(node, b"\1\0\0\0\0\1", empty) == 1
+        several = element(0x0010, 0x0020, "LO", "T0\\T1 ")
+        assert found_with(node, b"\1\0\0\0\0\0\1", several) == 1
+
+
+def test_without_relational_queries_the_hierarchy_is_to_be_kept(node: Node) -> None:
+    header = struct.pack(">H", len(STUDY_FIND)) + STUDY_FIND.encode()
+    with Wire(node.port) as wire:
+        wire.associate([(STUDY_FIND, [EXPLICIT])], user_items=item(EXTENDED, header + b"\1"))
         assert find(wire, 1, "IMAGE", element(0x0010, 0x0020, "LO", "ZZ")) == []
         wire.release()
     with Wire(node.port) as wire:  # not asked for: the hierarchy is to be kept

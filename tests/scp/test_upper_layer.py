@@ -46,6 +46,21 @@ def test_no_more_is_held_back_than_a_few_kilobytes() -> None:
         assert b"rest" in received(theirs)
 
 
+def test_small_messages_go_out_with_the_large_one_behind_them() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        layer = UpperLayer(ours, 5)
+        layer.send_data(3, IS_COMMAND, [b"command"])
+        layer.send_data(3, 0, [bytes(30_000)])
+        expected = received(theirs)
+        with layer.held_back():
+            with layer.held_back():
+                layer.send_data(3, IS_COMMAND, [b"command"])
+            assert received(theirs) == b""
+            layer.send_data(3, 0, [bytes(30_000)])
+            assert received(theirs) == expected
+
+
 def test_nothing_that_was_held_back_follows_an_error() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:

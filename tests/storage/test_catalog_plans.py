@@ -77,3 +77,15 @@ def test_the_newest_studies_are_read_from_the_end(database: Database) -> None:
 def test_a_list_of_uids_is_looked_up(database: Database, keyword: str) -> None:
     steps = plan(database, Query.of(Level.IMAGE, {keyword: "1.2.826.0.1.1\\1.2.826.0.1.2"}))
     assert not any(step.startswith("SCAN") for step in steps), steps
+
+
+def test_statements_are_kept_by_form_and_long_lists_are_not(database: Database) -> None:
+    def statement(level: Level, **texts: str) -> object:
+        return selection(database.dialect, Query.of(level, texts)).first
+
+    first = statement(Level.STUDY, PatientName="A*", StudyDate="20200101-")
+    assert statement(Level.STUDY, PatientName="B*", StudyDate="20210101-") is first
+    assert statement(Level.STUDY, PatientName="B*C", StudyDate="20210101-") is not first
+    assert statement(Level.SERIES, PatientName="A*", StudyDate="20200101-") is not first
+    uids = "\\".join(f"1.2.{number}" for number in range(101))
+    assert statement(Level.STUDY, StudyInstanceUID=uids) is not statement(Level.STUDY, StudyInstanceUID=uids)

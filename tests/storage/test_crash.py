@@ -22,8 +22,18 @@ from dcmpress.storage.archive import Archive
 from dcmpress.storage.blob import BlobWriter
 from dcmpress.storage.compress import CodecChoice
 from dcmpress.storage.pipeline import CompressionRule, Pipeline, PipelineSettings
+from dcmpress.storage.spool import Spool, SpoolEntry
 from dcmpress.storage.verify import verify
-from tests.storage.objects import encoded, image, open_archive, opened, picture, receive, served
+from tests.storage.objects import (
+    encoded,
+    image,
+    open_archive,
+    opened,
+    picture,
+    receive,
+    receive_series,
+    served,
+)
 
 STOPPED = 77
 N_IMAGES = 3
@@ -185,3 +195,28 @@ def test_nothing_acknowledged_is_lost(memory_folder: Path, policy: str) -> None:
         points += 1
     print(f"stopped at {points} points")
     assert points > 60
+
+
+def test_a_start_reads_only_what_the_catalog_does_not_know(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that it takes as long with ten thousand instances in the spool as with none."""
+    with opened(tmp_path / "archive") as archive:
+        receive_series(archive, 20)
+        names = archive.spool.names()
+    read: list[str] = []
+    real = Spool.entry
+
+    def entry(spool: Spool, name: str) -> SpoolEntry:
+        read.append(name)
+        return real(spool, name)
+
+    monkeypatch.setattr(Spool, "entry", entry)
+    with opened(tmp_path / "archive") as archive:
+        assert archive.recover().entered == 0
+        assert read == []
+    for path in (tmp_path / "archive").glob("catalog.sqlite*"):
+        path.unlink()
+    with opened(tmp_path / "archive") as archive:
+        assert archive.recover().entered == 20
+        assert sorted(read) == names

@@ -10,7 +10,8 @@ from typing import Annotated
 import typer
 
 from dcmpress.cli.app import FAILED, MISUSED, ConfigOption, app, fail, load_config, out
-from dcmpress.cli.wiring import open_archive, scp_settings, tls_files
+from dcmpress.cli.sustained import compression_rates
+from dcmpress.cli.wiring import open_archive, pipeline_settings, scp_settings, tls_files
 from dcmpress.codecs.jit import CACHE_FOLDER
 from dcmpress.codecs.registry import get_codec
 from dcmpress.codecs.warm import warm
@@ -18,6 +19,7 @@ from dcmpress.config import Config
 from dcmpress.scp.echo import echo
 from dcmpress.scp.errors import NetworkError
 from dcmpress.scp.settings import Peer
+from dcmpress.storage.compress import CodecChoice
 from dcmpress.storage.errors import StorageError
 
 config_app = typer.Typer(no_args_is_help=True, help="Look at the configuration.")
@@ -61,10 +63,16 @@ def warm_(config: ConfigOption = None) -> None:
 
 
 @config_app.command()
-def check(config: ConfigOption = None) -> None:
+def check(
+    config: ConfigOption = None,
+    ingest: Annotated[
+        float, typer.Option(metavar="MB/S", help="Megabytes a second that keep coming in.", min=0)
+    ] = 0,
+) -> None:
     """Check the configuration and everything it names: folders, catalog, port, codecs, every peer by C-ECHO.
 
-    Exit code 1 if something does not work, 2 if the configuration itself is wrong.
+    Then measure how much the workers can compress, and say whether that keeps up with --ingest. Exit code 1 if
+    something does not work or does not keep up, 2 if the configuration itself is wrong.
     """
     settings = load_config(config)
     checks: list[tuple[str, Callable[[], str]]] = [
@@ -80,12 +88,13 @@ def check(config: ConfigOption = None) -> None:
         what = f"peer {peer.ae_title} at {peer.host} port {peer.port}"
         checks.append((what, lambda peer=peer: _peer(peer, settings)))  # type: ignore[misc]
     failures = 0
+    checks.append(("compression", lambda: _compression(settings, ingest)))
     for what, test in checks:
         try:
-            out.print(f"ok      {what}: {test()}", markup=False)
+            out.print(f"ok      {what}: {test()}", markup=False, soft_wrap=True)
         except (OSError, NetworkError, StorageError, ValueError, AssertionError) as error:
             failures += 1
-            out.print(f"FAILED  {what}: {error}", markup=False)
+            out.print(f"FAILED  {what}: {error}", markup=False, soft_wrap=True)
     if not settings.dicom.peers:
         out.print("note    dicom.peers is empty: C-MOVE has no destinations", markup=False)
     if settings.dicom.accept_any_caller and not settings.dicom.allow:
@@ -94,6 +103,30 @@ def check(config: ConfigOption = None) -> None:
         )
     if failures:
         raise typer.Exit(FAILED)
+
+
+def _compression(settings: Config, ingest: float) -> str:
+    """Return what the workers can sustain; raise ValueError if that is less than what comes in."""
+    rules = pipeline_settings(settings).rules
+    chosen = list({str(rule.choice): rule.choice for rule in rules}.values())
+    efforts = [CodecChoice("interframe", {"effort": effort}) for effort in ("fast", "balanced")]
+    choices = [*chosen, *(effort for effort in efforts if effort not in chosen)]
+    workers = min(settings.pipeline.workers, os.cpu_count() or 1)
+    rates = [workers * rate for rate in compression_rates(choices)]
+    by = f"{workers} worker{'s' * (workers > 1)}"
+    text = f"{by} sustain{'s' * (workers == 1)} " + ", ".join(
+        f"{rate:.0f} MB/s by {_name(choice)}" for choice, rate in zip(choices, rates, strict=True)
+    )
+    slow = [choice for choice, rate in zip(chosen, rates, strict=False) if rate < ingest]
+    if slow:
+        keep_up = [_name(choice) for choice, rate in zip(choices, rates, strict=True) if rate >= ingest]
+        advice = f"use {' or '.join(keep_up)}" if keep_up else "more cores and pipeline.workers are needed"
+        raise ValueError(f"{text}; {ingest:g} MB/s coming in is too much for {_name(slow[0])}: {advice}")
+    return text
+
+
+def _name(choice: CodecChoice) -> str:
+    return " ".join([choice.codec, *map(str, choice.parameters.values())])
 
 
 def _peer(peer: Peer, settings: Config) -> str:

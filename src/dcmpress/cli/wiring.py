@@ -20,6 +20,7 @@ def archive_settings(config: Config) -> ArchiveSettings:
         reserve=config.storage.reserve_mib << 20,
         on_conflict=config.storage.on_conflict,
         on_unreadable=config.storage.on_unreadable,
+        cache_bytes=config.retrieval.cache_mib << 20,
     )
 
 
@@ -52,15 +53,25 @@ def scp_settings(config: Config) -> ScpSettings:
         bind=dicom.bind,
         port=dicom.port,
         peers=tuple(
-            Peer(peer.ae_title, peer.host, peer.port, peer.tls, peer.tls_name, peer.associations)
+            Peer(
+                peer.ae_title,
+                peer.host,
+                peer.port,
+                peer.tls,
+                peer.tls_name,
+                peer.associations,
+                peer.transfer_syntaxes,
+            )
             for peer in dicom.peers.values()
         ),
+        transfer_syntaxes=dicom.transfer_syntaxes,
         allow=tuple(AllowedCaller(caller.ae_title, caller.networks) for caller in dicom.allow),
         require_called_ae=dicom.require_called_ae,
         tls_port=dicom.tls.port,
         tls_files=tls_files(config),
         tls_require_certificate=dicom.tls.require_client_certificate,
         accept_private_sop_classes=dicom.accept_private_sop_classes,
+        exchange_compressed=dicom.exchange_compressed,
         max_associations=dicom.max_associations,
         max_pdu=dicom.max_pdu,
         association_timeout=dicom.association_timeout,
