@@ -43,6 +43,11 @@ MOVE_CLASSES = frozenset(
     }
 )
 
+BLOB_STORAGE = "2.25.170988866714304403936882708419669861787"
+"""Our private SOP class: a blob, sent by C-STORE from node to node (docs/decisions/0004)."""
+BLOB_FORMAT_1 = "2.25.209432324645544866121907749598707716959"
+"""Our private transfer syntax: a blob file of format version 1 stands where the data set would."""
+
 _COMPOSITE_STORAGE = "1.2.840.10008.5.1.4.1.1."
 _PREFIX = "1.2.840.10008.1.2"
 _FIRST = (
@@ -86,6 +91,8 @@ def is_storage(abstract_syntax: str, accept_private: bool) -> bool:
 
     With `accept_private` so is every UID that no other service of the standard uses.
     """
+    if abstract_syntax == BLOB_STORAGE:
+        return False
     try:
         service = uid_to_service_class(abstract_syntax)
     except ValueError:
@@ -107,6 +114,8 @@ def supported_context(abstract_syntax: str, accept_private: bool) -> Presentatio
         context.transfer_syntax = list(QUERY_SYNTAXES)
     elif abstract_syntax == STORAGE_COMMITMENT:
         context.transfer_syntax = list(QUERY_SYNTAXES[:2])
+    elif abstract_syntax == BLOB_STORAGE:
+        context.transfer_syntax = [UID(BLOB_FORMAT_1)]
     elif is_storage(abstract_syntax, accept_private):
         context.transfer_syntax = list(STORAGE_SYNTAXES)
         # C-GET: the requestor asks to be the SCP of storage classes on its own association.

@@ -9,15 +9,17 @@ from itertools import chain, pairwise, repeat
 
 from dcmpress.scp import negotiation
 from dcmpress.scp.association import Association
+from dcmpress.scp.contexts import BLOB_FORMAT_1, BLOB_STORAGE
 from dcmpress.scp.errors import NetworkError
 from dcmpress.scp.log import logger
 from dcmpress.scp.settings import Peer, ScpSettings
 from dcmpress.scp.upper_layer import UpperLayer
 from dcmpress.storage.catalog.search import Located
-from dcmpress.storage.transcode import TARGETS
+from dcmpress.storage.targets import targets_for
 
-MOST_CONTEXTS = 128
-"""Presentation contexts of one association: ids are the odd numbers of a byte (PS3.8 9.3.2.2)."""
+MOST_CONTEXTS = 128 - 1
+"""Presentation contexts of one association, as ids are the odd numbers of a byte (PS3.8 9.3.2.2); one is
+for blobs."""
 
 _BACK_OFF = (0.5, 1.0, 2.0, 4.0, 8.0)
 """Seconds until a destination that does not answer is called again; the last from then on."""
@@ -39,15 +41,22 @@ class Share:
     waiting: deque[Located]
     broken: set[str] = field(default_factory=set)
     """SOP Instance UIDs at which an association broke: they are sent once more, and no oftener."""
+    tried_blobs: set[str] = field(default_factory=set)
+    """Names of blobs that were offered; what did not go well goes instance by instance."""
     delivered: int = 0
     """Instances that the destination has answered for, whatever the answer."""
 
 
-def shares_of(located: Sequence[Located], n_associations: int) -> list[Share]:
-    """Cut instances into shares whose contexts fit one association, enough for `n_associations` at once."""
+def shares_of(located: Sequence[Located], n_associations: int, *, blobs: bool) -> list[Share]:
+    """Cut instances into shares whose contexts fit one association, enough for `n_associations` at once.
+
+    With `blobs` they propose our own context for blobs, which only another node accepts.
+    """
     shares = []
     for part in _by_association(located):
         proposals = _proposals(part)
+        if blobs and any(item.blob_name is not None for item in part):
+            proposals.append((BLOB_STORAGE, (BLOB_FORMAT_1,)))
         n = max(1, min(n_associations, len(part)))
         cuts = [len(part) * k // n for k in range(n + 1)]
         shares += [Share(proposals, deque(part[start:end])) for start, end in pairwise(cuts)]
@@ -55,14 +64,15 @@ def shares_of(located: Sequence[Located], n_associations: int) -> list[Share]:
 
 
 def _proposals(located: Sequence[Located]) -> Proposals:
-    """Propose a context for every pair of SOP class and stored syntax, and one per class for conversion.
+    """Propose a context for every pair of SOP class and stored syntax, and for what we can convert to.
 
     One context with several syntaxes would not do: the acceptor picks one of them for all.
     """
     stored = {(item.sop_class_uid, item.transfer_syntax_uid) for item in located}
     exact = [(sop_class, (syntax,)) for sop_class, syntax in sorted(stored)]
-    natives = [(sop_class, (syntax,)) for sop_class in sorted({c for c, _ in stored}) for syntax in TARGETS]
-    return list(dict.fromkeys([*exact, *natives]))
+    classes = sorted({sop_class for sop_class, _ in stored})
+    converted = [(sop_class, (syntax,)) for sop_class in classes for syntax in targets_for(sop_class)]
+    return list(dict.fromkeys([*exact, *converted]))
 
 
 def _by_association(located: Sequence[Located]) -> Iterator[list[Located]]:
@@ -74,7 +84,7 @@ def _by_association(located: Sequence[Located]) -> Iterator[list[Located]]:
     used = 0
     parts: list[set[str]] = [part]
     for sop_class, syntaxes in classes.items():
-        needed = len(syntaxes | set(TARGETS))
+        needed = len(syntaxes.union(targets_for(sop_class)))
         if used + needed > MOST_CONTEXTS:
             part = set()
             parts.append(part)

@@ -8,9 +8,10 @@ import contextvars
 import queue
 import threading
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from dataclasses import dataclass
 
+from dcmpress.scp import compressed
 from dcmpress.scp.association import Association
 from dcmpress.scp.commands import (
     MOVE_DESTINATION,
@@ -36,8 +37,9 @@ from dcmpress.scp.retrieve import (
     sub_operation_status,
 )
 from dcmpress.scp.settings import Peer, ScpSettings
-from dcmpress.scp.status import MOVE_DESTINATION_UNKNOWN, UNABLE_TO_PROCESS
+from dcmpress.scp.status import MOVE_DESTINATION_UNKNOWN, SUCCESS, UNABLE_TO_PROCESS
 from dcmpress.storage.archive import Archive
+from dcmpress.storage.exchange import whole_blobs
 from dcmpress.storage.retrieve import Failed, Outgoing
 
 MOST_BREAKS = 3
@@ -69,7 +71,7 @@ def serve_move(
         logger.warning("move destination unknown", advice=f"add {title} with host and port to dicom.peers")
         retrieval.finish(status=MOVE_DESTINATION_UNKNOWN, problem=f"{title} is not in dicom.peers")
         return
-    shares = shares_of(located, destination.associations)
+    shares = shares_of(located, destination.associations, blobs=settings.exchange_compressed)
     retrieval.finish(problem=_Move(archive, retrieval, destination, settings, destinations, shares).run())
 
 
@@ -210,6 +212,7 @@ class _Move:
                 if outward is None:
                     outward = self._call(share, first)
                     proposals = share.proposals
+                self._send_blobs(outward, share)
                 self._send(outward, share)
             except Exception as error:
                 self._give_back(share)
@@ -257,12 +260,39 @@ class _Move:
             if share.waiting:
                 self._shares.insert(0, share)
 
+    def _send_blobs(self, outward: Association, share: Share) -> None:
+        """Send what makes whole blobs to a node that takes them; the rest stays in the share."""
+        context = compressed.context_of(outward)
+        if context is None:
+            return
+        for blob in whole_blobs(self._archive, share.waiting):
+            if self._stop.is_set():
+                return
+            if blob.name in share.tried_blobs:
+                continue
+            share.tried_blobs.add(blob.name)
+            retrieval = self._retrieval
+            priority = number(retrieval.command, PRIORITY)
+            try:
+                status = compressed.send_blob(
+                    outward, context, blob, priority, retrieval.association.calling_ae, retrieval.message_id
+                )
+            except NetworkError as error:
+                raise DestinationError(str(error)) from error
+            share.delivered += 1
+            if status == SUCCESS:
+                sent = {item.sop_instance_uid for item in blob.instances}
+                share.waiting = deque(item for item in share.waiting if item.sop_instance_uid not in sent)
+                for uid in sorted(sent):
+                    self._report(_Ended(uid, SUCCESS))
+
     def _send(self, outward: Association, share: Share) -> None:
         """Send instances, taking each off its share as its sub-operation begins."""
         by_class: dict[str, list[Context]] = defaultdict(list)
         for candidate in outward.negotiated.contexts.values():
             by_class[candidate.abstract_syntax].append(candidate)
-        sent = outgoing(self._archive, list(share.waiting), by_class)
+        preferred = self._settings.preferred_by(self._destination.ae_title)
+        sent = outgoing(self._archive, list(share.waiting), by_class, preferred)
         for message_id, item in enumerate(sent, 1):
             if self._stop.is_set():
                 return

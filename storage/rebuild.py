@@ -40,12 +40,13 @@ def rebuild_blobs(archive: Archive) -> Iterator[Rebuilt]:
             yield Rebuilt(name, 0, str(error))
     for _, name in sorted(blobs):
         try:
-            yield Rebuilt(name, _adopt(archive, name, archive.blobs.path(name)))
+            yield Rebuilt(name, adopt(archive, name, archive.blobs.path(name)))
         except (DamagedError, OSError, ValueError) as error:
             yield Rebuilt(name, 0, str(error))
 
 
-def _adopt(archive: Archive, name: str, path: Path) -> int:
+def adopt(archive: Archive, name: str, path: Path) -> int:
+    """Enter the blob `name`, whose file lies in its place, with all its instances; return how many."""
     with InstanceReader(path) as reader:
         index = reader.blob.index
         coded: Counter[str] = Counter()

@@ -96,8 +96,9 @@ def find(database: Database, query: Query) -> Iterator[Match]:
     Each match has the keywords of `query.returned`, in their order. Only what has an instance that is
     served is found. An entity that goes while its turn has not come is left out.
     """
-    found = selection(database.dialect, query)
-    if _is_one_piece(query):
+    is_one_piece = _is_one_piece(query)
+    found = selection(database.dialect, query if is_one_piece else replace(query, keys=()))
+    if is_one_piece:
         matches = _few(database, query, found)
         if matches is not None:
             yield from matches

@@ -27,6 +27,7 @@ from tests.corpus_files import data_set, part10_files
 from tests.interop.orthanc import Orthanc, RefusedByOrthancError
 from tests.nodes import Node, send_unchanged
 from tests.scp.receivers import get, image_level
+from tests.scp.wire import wait_for
 
 DATA_SET_TRAILING_PADDING = 0xFFFCFFFC
 UIDS = ("SOPClassUID", "SOPInstanceUID")
@@ -266,6 +267,8 @@ def test_orthanc_moves_from_us_to_itself(peers: Peers, settled: bool) -> None:
     orthanc.json(f"/queries/{query['ID']}/retrieve", {"TargetAet": "ORTHANC", "Synchronous": True})
     received = orthanc.files()
     assert set(received) == set(peers.uids)
+    wanted = before + len(answers)  # the last is logged after its response
+    assert wait_for(lambda: len(node.events("retrieve finished")) >= wanted)
     finished = node.events("retrieve finished")[before:]
     assert len(finished) == len(answers)
     assert {event["status"] for event in finished} == {"0000"}

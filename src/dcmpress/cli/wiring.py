@@ -31,6 +31,7 @@ def pipeline_settings(config: Config) -> PipelineSettings:
         settle_seconds=pipeline.settle_seconds,
         group_bytes=pipeline.group_mib << 20,
         workers=pipeline.workers,
+        job_seconds=pipeline.job_timeout,
         max_chain=pipeline.max_chain,
         min_correlation=pipeline.min_correlation,
         segment_bytes=pipeline.segment_mib << 20,
@@ -53,15 +54,25 @@ def scp_settings(config: Config) -> ScpSettings:
         bind=dicom.bind,
         port=dicom.port,
         peers=tuple(
-            Peer(peer.ae_title, peer.host, peer.port, peer.tls, peer.tls_name, peer.associations)
+            Peer(
+                peer.ae_title,
+                peer.host,
+                peer.port,
+                peer.tls,
+                peer.tls_name,
+                peer.associations,
+                peer.transfer_syntaxes,
+            )
             for peer in dicom.peers.values()
         ),
+        transfer_syntaxes=dicom.transfer_syntaxes,
         allow=tuple(AllowedCaller(caller.ae_title, caller.networks) for caller in dicom.allow),
         require_called_ae=dicom.require_called_ae,
         tls_port=dicom.tls.port,
         tls_files=tls_files(config),
         tls_require_certificate=dicom.tls.require_client_certificate,
         accept_private_sop_classes=dicom.accept_private_sop_classes,
+        exchange_compressed=dicom.exchange_compressed,
         max_associations=dicom.max_associations,
         max_pdu=dicom.max_pdu,
         association_timeout=dicom.association_timeout,
