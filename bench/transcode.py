@@ -54,9 +54,10 @@ class DcmpressSpooled(Dcmpress):
 
 
 class DcmpressBlobs(DcmpressSettled):
-    """This node, which has compressed what it received."""
+    """This node, which has compressed what it received and decodes it for each retrieval."""
 
     name = "dcmpress, in blobs"
+    cache_mib = 0
 
 
 class OrthancArchive(Orthanc):
