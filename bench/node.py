@@ -27,6 +27,7 @@ from bench.node_peers import (
     DcmpressBusy,
     DcmpressDecoding,
     DcmpressSettled,
+    DcmpressTwo,
     Dcmqrscp,
     Orthanc,
     Server,
@@ -108,7 +109,7 @@ def _ct_one(name: str, folder: Path, quick: bool) -> list[Run]:
 def _ct_four(name: str, folder: Path, quick: bool) -> list[Run]:
     # dcmqrscp is left out: with several associations it loses instances that it has acknowledged.
     series = workloads.ct_series(200 if quick else 600)
-    return _ingest(name, folder, series, associations=4, repeats=3, kinds=(Dcmpress, Orthanc))
+    return _ingest(name, folder, series, associations=4, repeats=3, kinds=(Dcmpress, DcmpressTwo, Orthanc))
 
 
 def _ct_busy(name: str, folder: Path, quick: bool) -> list[Run]:

@@ -56,6 +56,7 @@ RELOADABLE = (
     "compression.rules",
     "compression.previews",
     "pipeline.settle_seconds",
+    "pipeline.job_timeout",
     "log.level",
     "log.patient_data",
 )
@@ -147,6 +148,7 @@ class DicomConfig(_Section):
     require_called_ae: bool = False
     accept_private_sop_classes: bool = True
     exchange_compressed: bool = True
+    processes: Annotated[int, Field(ge=0, le=64)] = 1
     max_associations: Annotated[int, Field(ge=1)] = 100
     max_pdu: Annotated[int, Field(ge=4096, le=1 << 20)] = 131072
     association_timeout: Seconds = 30.0
@@ -197,6 +199,7 @@ class PipelineConfig(_Section):
 
     settle_seconds: Seconds = 10.0
     workers: Annotated[int, Field(ge=1, le=256)] = 1
+    job_timeout: Seconds = 7200.0
     group_mib: Annotated[int, Field(ge=1, le=4096)] = 256
     segment_mib: Annotated[int, Field(ge=1, le=1024)] = 16
     max_chain: Annotated[int, Field(ge=1, le=1024)] = 16
@@ -335,6 +338,11 @@ class Config(BaseSettings):
     def root(self) -> Path:
         """The data folder, absolute."""
         return self.storage.root.absolute()
+
+    @property
+    def n_processes(self) -> int:
+        """Processes that listen."""
+        return self.dicom.processes or len(os.sched_getaffinity(0))
 
     @property
     def catalog_url(self) -> str:

@@ -180,13 +180,15 @@ SYNTAXES = {
 }
 
 
-def lossless_series(name: str, n: int) -> list[tuple[str, bytes]]:
+def lossless_series(name: str, n: int, **attributes: Any) -> list[tuple[str, bytes]]:
     """Return instances of one slice each, signed samples, losslessly compressed."""
     made = []
     for number in range(1, n + 1):
         pixels = field((40, 50), "int16", 12, seed=5) + np.random.default_rng(number).integers(0, 9, (40, 50))
         data = compressed_image(name, pixels.astype(np.int16))
-        made.append(encapsulated(number, [even(data)], pixels=pixels[np.newaxis].astype(np.int16)))
+        made.append(
+            encapsulated(number, [even(data)], pixels=pixels[np.newaxis].astype(np.int16), **attributes)
+        )
     return made
 
 

@@ -31,6 +31,7 @@ def pipeline_settings(config: Config) -> PipelineSettings:
         settle_seconds=pipeline.settle_seconds,
         group_bytes=pipeline.group_mib << 20,
         workers=pipeline.workers,
+        job_seconds=pipeline.job_timeout,
         max_chain=pipeline.max_chain,
         min_correlation=pipeline.min_correlation,
         segment_bytes=pipeline.segment_mib << 20,
