@@ -126,10 +126,11 @@ class Dcmpress(Server):
     group_mib = 4096
     effort = "balanced"
     cache_mib = 256
+    processes = 1
 
     def command(self) -> list[str]:
         config = {
-            "dicom": {"port": self.port, "ae_title": self.ae_title},
+            "dicom": {"port": self.port, "ae_title": self.ae_title, "processes": self.processes},
             "storage": {"root": str(self.data), "reserve_mib": 0},
             "pipeline": {"settle_seconds": self.settle_seconds, "group_mib": self.group_mib},
             "retrieval": {"cache_mib": self.cache_mib},
@@ -142,6 +143,13 @@ class Dcmpress(Server):
     def compressed(self) -> bool:
         """Tell whether nothing waits in the spool."""
         return not any((self.data / "spool").glob("*.dcm"))
+
+
+class DcmpressTwo(Dcmpress):
+    """This node, listening in two processes."""
+
+    name = "dcmpress, two processes"
+    processes = 2
 
 
 class DcmpressBusy(Dcmpress):

@@ -250,7 +250,7 @@ def soak(minutes: float, folder: Path, file: Path) -> list[Sample]:
         load.stopping.set()
         for thread in load.threads:
             thread.join(120)
-        node.drained(600)
+        node.drained(3600)
         for problem in load.problems:
             print("client:", problem)
         for event in node.events():

@@ -1,19 +1,18 @@
 """The DICOM listener: one thread per association, blocked in its own socket while there is nothing to do."""
 
-import contextlib
-import resource
+import errno
 import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
 import structlog
 from pynetdicom.presentation import PresentationContext
 
 from dcmpress.scp import negotiation, tls
 from dcmpress.scp.association import Association, describe
+from dcmpress.scp.census import Census
 from dcmpress.scp.commands import (
     C_CANCEL_RQ,
     C_ECHO_RQ,
@@ -28,8 +27,9 @@ from dcmpress.scp.commands import (
     number,
     response_to,
 )
-from dcmpress.scp.commitment import CommitmentReporter, serve_action
+from dcmpress.scp.commitment import serve_action
 from dcmpress.scp.compressed import serve_blob
+from dcmpress.scp.connections import Connection, Connections
 from dcmpress.scp.contexts import BLOB_STORAGE, supported_context
 from dcmpress.scp.destination import Destinations
 from dcmpress.scp.echo import serve_echo
@@ -43,6 +43,7 @@ from dcmpress.scp.errors import (
 from dcmpress.scp.log import logger
 from dcmpress.scp.move import serve_move
 from dcmpress.scp.negotiation import Context, Negotiated
+from dcmpress.scp.ports import Port, bind, raise_file_limit
 from dcmpress.scp.query import serve_find
 from dcmpress.scp.retrieve import serve_get
 from dcmpress.scp.settings import ScpSettings
@@ -50,12 +51,6 @@ from dcmpress.scp.status import UNRECOGNISED_OPERATION
 from dcmpress.scp.store import serve_store
 from dcmpress.scp.upper_layer import UpperLayer
 from dcmpress.storage.archive import Archive
-
-_BACKLOG = 1024
-"""Connections that the kernel keeps for us; a burst of modalities must not see refusals."""
-
-_MOST_FILES = 1 << 16
-"""Open files that the process asks for: connections that say nothing must not use up those of the spool."""
 
 _SHUTDOWN_REASON = 0
 
@@ -67,16 +62,6 @@ _NOT_ACCEPTED = {
 }
 
 
-@dataclass(eq=False)
-class _Connection:
-    """A connection and, once negotiated, its association."""
-
-    layer: UpperLayer
-    admitted: bool = False
-    """Counts against the limit of associations."""
-    association: Association | None = None
-
-
 class DicomServer:
     """Listens on one port and serves an archive.
 
@@ -85,73 +70,56 @@ class DicomServer:
     archive : Archive
     settings : ScpSettings
         `reconfigure` swaps them while associations go on under the old ones.
+    census : Census, optional
+        Counts what other processes serve on the same port as well.
     """
 
-    def __init__(self, archive: Archive, settings: ScpSettings) -> None:
+    def __init__(self, archive: Archive, settings: ScpSettings, census: Census | None = None) -> None:
         self.archive = archive
         self.settings = settings
-        self._connections: set[_Connection] = set()
-        self._lock = threading.Lock()
+        self._connections = Connections(census or Census.create(1))
         self._stopping = threading.Event()
-        self._listeners: list[socket.socket] = []
+        self._ports: list[Port] = []
         self._threads: list[threading.Thread] = []
-        self._serial = 0
         self._destinations = Destinations()
-        self._reporter = CommitmentReporter(archive, settings)
 
-    def start(self) -> int:
-        """Begin to accept associations; return the port (chosen by the system if it was 0)."""
-        _raise_file_limit()
-        port = self._listen(self.settings.port, None)
-        if self.settings.tls_port and self.settings.tls_files is not None:
-            context = tls.acceptor(
-                self.settings.tls_files, require_certificate=self.settings.tls_require_certificate
+    def start(self, ports: Sequence[Port] | None = None) -> int:
+        """Begin to accept associations; return the port (chosen by the system if it was 0).
+
+        Parameters
+        ----------
+        ports : sequence of Port, optional
+            Listened on already, and perhaps by other processes too; None: the settings say where.
+        """
+        raise_file_limit()
+        self._ports = list(bind(self.settings) if ports is None else ports)
+        for port in self._ports:
+            if ports is None:
+                port.listen()
+            context = port.tls_context(self.settings)
+            self._threads.append(
+                threading.Thread(
+                    target=self._accept, args=(port.socket, context), name=port.name, daemon=True
+                )
             )
-            self._listen(self.settings.tls_port, context)
         for thread in self._threads:
             thread.start()
-        self._reporter.start()
-        return port
-
-    def _listen(self, port: int, context: ssl.SSLContext | None) -> int:
-        family = socket.AF_INET6 if ":" in self.settings.bind else socket.AF_INET
-        listener = socket.create_server((self.settings.bind, port), family=family, backlog=_BACKLOG)
-        self._listeners.append(listener)
-        name = "listener" if context is None else "tls-listener"
-        self._threads.append(
-            threading.Thread(target=self._accept, args=(listener, context), name=name, daemon=True)
-        )
-        return int(listener.getsockname()[1])
+        return self._ports[0].number
 
     def reconfigure(self, settings: ScpSettings) -> None:
         """Use other settings for associations to come; the address that is listened on stays."""
         self.settings = settings
-        self._reporter.settings = settings
 
     def stop(self) -> None:
         """Stop listening, let messages under way finish, end every association."""
         self._stopping.set()
-        self._reporter.stop()
-        for listener in self._listeners:
-            with contextlib.suppress(OSError):
-                listener.shutdown(socket.SHUT_RDWR)
-            listener.close()
+        for port in self._ports:
+            port.close()
         for thread in self._threads:
             thread.join()
         deadline = time.monotonic() + self.settings.shutdown_timeout
-        while True:
-            with self._lock:
-                connections = list(self._connections)
-            if not connections:
-                return
-            late = time.monotonic() > deadline
-            for connection in connections:
-                association = connection.association
-                if late or association is None or association.idle.is_set():
-                    # Wakes the thread that waits in recv; it then sees that the node is stopping.
-                    with contextlib.suppress(OSError):
-                        connection.layer.socket.shutdown(socket.SHUT_RD)
-            if late and time.monotonic() > deadline + 5:
+        while self._connections.end(late=time.monotonic() > deadline):
+            if time.monotonic() > deadline + 5:
                 return
             time.sleep(0.02)
 
@@ -167,71 +135,75 @@ class DicomServer:
             try:
                 accepted, address = listener.accept()
             except OSError as error:
-                if self._stopping.is_set():
-                    return
+                if self._stopping.is_set() or error.errno == errno.EINVAL:
+                    return  # EINVAL: another process has shut the common socket down, as the node stops
                 logger.error("cannot accept connections", problem=str(error))
                 time.sleep(0.2)  # out of file descriptors: let some associations end
                 continue
-            with self._lock:
-                self._serial += 1
-                serial = self._serial
+            connection = self._connections.open(accepted)
             thread = threading.Thread(
                 target=self._serve_connection,
-                args=(accepted, context, str(address[0]), serial),
-                name=f"association-{serial}",
+                args=(connection, context, str(address[0])),
+                name=f"association-{connection.serial}",
                 daemon=True,
             )
             try:
                 thread.start()
             except RuntimeError as error:  # no more threads
                 logger.error("cannot serve a connection", problem=str(error))
-                accepted.close()
+                self._connections.close(connection)
 
     # One thread per connection
 
-    def _serve_connection(
-        self, accepted: socket.socket, context: ssl.SSLContext | None, host: str, serial: int
-    ) -> None:
+    def _serve_connection(self, connection: Connection, context: ssl.SSLContext | None, host: str) -> None:
         settings = self.settings
         structlog.contextvars.clear_contextvars()
-        structlog.contextvars.bind_contextvars(association=serial, host=host)
+        structlog.contextvars.bind_contextvars(association=connection.serial, host=host)
+        try:
+            self._open(connection, context, host, settings)
+        except Exception:
+            logger.exception("aborting: internal error")
+            if connection.layer is not None:
+                connection.layer.send_abort(by_user=True)
+        finally:
+            self._connections.close(connection)
+
+    def _open(
+        self, connection: Connection, context: ssl.SSLContext | None, host: str, settings: ScpSettings
+    ) -> None:
+        """Open the association, serve it and see to its end."""
         if context is not None:
             try:
-                accepted = tls.wrap(accepted, context, settings.association_timeout)
+                connection.endpoint = tls.wrap(
+                    connection.endpoint, context, settings.association_timeout, on_wrapped=connection.replace
+                )
             except RefusedError as error:
-                logger.warning("connection refused", problem=str(error))
+                if not connection.dropped:
+                    logger.warning("connection refused", problem=str(error))
                 return
-        connection = _Connection(
-            UpperLayer(accepted, min(settings.pdu_timeout, settings.association_timeout))
+        layer = connection.layer = UpperLayer(
+            connection.endpoint, min(settings.pdu_timeout, settings.association_timeout)
         )
-        with self._lock:
-            self._connections.add(connection)
         try:
-            association = self._negotiate(connection, host, settings)
+            association = self._negotiate(connection, layer, host, settings)
             if association is not None:
                 self._serve(association)
         except ProtocolError as error:
             logger.warning("aborting: the peer breaks the protocol", problem=str(error), reason=error.reason)
             # PS3.8 table 9-10: before there is an association the abort is the service user's (AA-1).
-            connection.layer.send_abort(error.reason, by_user=connection.association is None)
+            layer.send_abort(error.reason, by_user=connection.association is None)
         except RefusedError as error:
             logger.warning("association rejected", problem=str(error))
         except (AbortedError, ConnectionLostError) as error:
             if self._stopping.is_set():
-                connection.layer.send_abort(_SHUTDOWN_REASON)
-            else:
+                layer.send_abort(_SHUTDOWN_REASON)
+            elif not connection.dropped:
                 logger.info("association ended", problem=str(error))
-        except Exception:
-            logger.exception("aborting: internal error")
-            connection.layer.send_abort(by_user=True)
-        finally:
-            connection.layer.close()
-            with self._lock:
-                self._connections.discard(connection)
 
-    def _negotiate(self, connection: _Connection, host: str, settings: ScpSettings) -> Association | None:
+    def _negotiate(
+        self, connection: Connection, layer: UpperLayer, host: str, settings: ScpSettings
+    ) -> Association | None:
         """Return the established association, or None if it was rejected."""
-        layer = connection.layer
         request = negotiation.read_request(layer, settings.association_timeout)
         calling = str(request.calling_ae_title or "").strip()
         called = str(request.called_ae_title or "").strip()
@@ -247,6 +219,7 @@ class DicomServer:
             request,
             lambda uid: _supported(uid, settings),
             settings.max_pdu,
+            settings.preferred_by(calling),
         )
         layer.pdu_timeout = settings.pdu_timeout
         _log_negotiated(negotiated)
@@ -273,17 +246,14 @@ class DicomServer:
         return None
 
     def _admit(
-        self, connection: _Connection, settings: ScpSettings
+        self, connection: Connection, settings: ScpSettings
     ) -> tuple[tuple[int, int, int], str] | None:
         """Count a connection as an association, or return why not as `_refusal` does."""
-        with self._lock:
-            admitted = sum(1 for c in self._connections if c.admitted)
-            connection.admitted = admitted < settings.max_associations
-        if connection.admitted:
+        if self._connections.admit(connection, settings.max_associations):
             return None
         return (
             negotiation.REJECT_LOCAL_LIMIT,
-            f"{admitted} associations are open; raise dicom.max_associations",
+            f"{settings.max_associations} associations are open; raise dicom.max_associations",
         )
 
     def _serve(self, association: Association) -> None:
@@ -299,7 +269,9 @@ class DicomServer:
             C_FIND_RQ: lambda context, command: serve_find(
                 self.archive, association, context, command, self.settings
             ),
-            C_GET_RQ: lambda context, command: serve_get(self.archive, association, context, command),
+            C_GET_RQ: lambda context, command: serve_get(
+                self.archive, association, context, command, self.settings
+            ),
             C_MOVE_RQ: lambda context, command: serve_move(
                 self.archive, association, context, command, self.settings, self._destinations
             ),
@@ -331,13 +303,6 @@ def _supported(abstract_syntax: str, settings: ScpSettings) -> PresentationConte
     if abstract_syntax == BLOB_STORAGE and not settings.exchange_compressed:
         return None
     return supported_context(abstract_syntax, settings.accept_private_sop_classes)
-
-
-def _raise_file_limit() -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _log_negotiated(negotiated: Negotiated) -> None:

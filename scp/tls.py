@@ -5,6 +5,7 @@ The handshake happens in the connection's own thread with a deadline, so a silen
 
 import socket
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,9 +68,15 @@ def _harden(context: ssl.SSLContext, files: TlsFiles) -> None:
 
 
 def wrap(
-    connection: socket.socket, context: ssl.SSLContext, timeout: float, server_hostname: str | None = None
+    connection: socket.socket,
+    context: ssl.SSLContext,
+    timeout: float,
+    server_hostname: str | None = None,
+    on_wrapped: Callable[[ssl.SSLSocket], None] = lambda _: None,
 ) -> ssl.SSLSocket:
     """Do the handshake on a connected socket; as the listener unless `server_hostname` names the peer.
+
+    `on_wrapped` gets the socket before the handshake, for who may want to end that.
 
     Raises
     ------
@@ -79,9 +86,15 @@ def wrap(
     """
     connection.settimeout(timeout)
     try:
-        return context.wrap_socket(
-            connection, server_side=server_hostname is None, server_hostname=server_hostname
+        connection = wrapped = context.wrap_socket(
+            connection,
+            server_side=server_hostname is None,
+            server_hostname=server_hostname,
+            do_handshake_on_connect=False,
         )
+        on_wrapped(wrapped)
+        wrapped.do_handshake()
+        return wrapped
     except (OSError, ValueError) as error:
         connection.close()
         reason = getattr(error, "verify_message", "") or getattr(error, "reason", "") or str(error)

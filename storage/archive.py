@@ -20,7 +20,7 @@ from dcmpress.storage.part10 import FileMeta
 from dcmpress.storage.received import Received
 from dcmpress.storage.retrieve import ChooseSyntax, Failed, Outgoing, Retriever
 from dcmpress.storage.spool import Sender, Spool, SpoolEntry, SpoolWriter
-from dcmpress.storage.transcode import choose
+from dcmpress.storage.targets import candidates
 
 OnUnreadable = Literal["keep", "refuse"]
 
@@ -244,11 +244,11 @@ class Archive:
     def open_version(self, located: Located, accept: Sequence[str] | None = None) -> Outgoing:
         """Like `open`, for one of several versions."""
 
-        def target(item: Located) -> str | None:
+        def targets(item: Located) -> Sequence[str]:
             stored = item.transfer_syntax_uid
-            return stored if accept is None else choose(stored, accept)
+            return [stored] if accept is None else candidates(stored, accept)
 
-        (result,) = self.retrieve([located], target)
+        (result,) = self.retrieve([located], targets)
         if isinstance(result, Failed):
             raise result.error
         return result
@@ -274,7 +274,26 @@ class Archive:
         self.blobs.sweep()
         known = self.catalog.settling.spool_names()
         present = set(self.spool.names())
-        for name in sorted(present - known):
+        self._enter_unknown(present - known, recovered)
+        gone = sorted(known - present)
+        self.catalog.settling.mark_lost(gone)
+        for name in gone:
+            recovered.problems[name] = "the catalog relies on this spool file, but it is gone"
+        return recovered
+
+    def recover_receipts(self) -> "Recovered":
+        """Put right what a process that died while it received has left; others may receive meanwhile.
+
+        As in `recover`, but what is compressed just now, and files prepared and empty, are left alone. To
+        enter a file that another process is about to enter changes nothing for that one.
+        """
+        recovered = Recovered(partial=self.spool.sweep(prepared=False))
+        present = set(self.spool.names())
+        self._enter_unknown(present - self.catalog.settling.spool_names(), recovered)
+        return recovered
+
+    def _enter_unknown(self, names: set[str], recovered: "Recovered") -> None:
+        for name in sorted(names):
             try:
                 entry = self.spool.entry(name)
                 if self._settled(entry):
@@ -286,15 +305,13 @@ class Archive:
             except ConflictError:
                 recovered.dropped += 1
             except Exception as error:  # one bad file must not keep the node from starting
-                recovered.problems[name] = str(error)
-        gone = sorted(known - present)
-        self.catalog.settling.mark_lost(gone)
-        for name in gone:
-            recovered.problems[name] = "the catalog relies on this spool file, but it is gone"
-        return recovered
+                if self.spool.path(name).exists():  # else its own process has dropped it meanwhile
+                    recovered.problems[name] = str(error)
 
     def _settled(self, entry: SpoolEntry) -> bool:
         """Tell whether a spool file is what a blob was made of: its removal failed, or never came."""
+        if self.catalog.current_version(entry.meta.sop_instance_uid) is None:  # so it is for nearly all
+            return False
         return any(
             (version.sha256, version.received_at) == (entry.sha256, entry.received_at)
             and version.blob_name is not None

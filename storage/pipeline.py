@@ -6,15 +6,17 @@ own process along, and associations always come first.
 """
 
 import fcntl
+import gc
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -29,7 +31,7 @@ from dcmpress.storage.compress import FALLBACK, CodecChoice, CompressJob, Compre
 from dcmpress.storage.errors import DamagedError, MissingError, NoSpaceError
 from dcmpress.storage.preview import PREVIEW_AE, write_preview
 from dcmpress.storage.spool import SpoolEntry
-from dcmpress.storage.workers import end_at_once, worker_pool
+from dcmpress.storage.workers import end_at_once, kill_workers, worker_pool
 
 logger: Any = structlog.get_logger("dcmpress.pipeline")
 
@@ -70,6 +72,8 @@ class PipelineSettings:
     """Data sets of one blob, in bytes; a series that has so many waiting is not waited for."""
     group_instances: int = 4096
     workers: int = 1
+    job_seconds: float = 7200.0
+    """For one group; a codec that takes longer is taken for hung."""
     max_chain: int = 16
     min_correlation: float = 0.5
     segment_bytes: int = 16 << 20
@@ -103,14 +107,25 @@ class _Group:
     blob_pk: int = 0
     blob_name: str = ""
     crashed: bool = False
+    since: float = 0.0
+    """When a worker may have begun it, monotonic."""
 
 
 class Pipeline:
-    """Compresses what lies in the spool of one archive. One at a time works on an archive (`exclusive`)."""
+    """Compresses what lies in the spool of one archive. One at a time works on an archive (`exclusive`).
 
-    def __init__(self, archive: Archive, settings: PipelineSettings) -> None:
+    `where_decoded` runs a function in the processes that serve retrievals; by default in a thread of this one.
+    """
+
+    def __init__(
+        self,
+        archive: Archive,
+        settings: PipelineSettings,
+        where_decoded: Callable[[Callable[[], None]], None] | None = None,
+    ) -> None:
         self.archive = archive
         self.settings = settings
+        self._where_decoded = where_decoded or _in_thread
         self.counters = Counters()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
@@ -128,7 +143,7 @@ class Pipeline:
         self._thread.start()
 
     def _warm(self) -> None:
-        """Let a worker compile the kernels, then load them here, where retrievals decode."""
+        """Let a worker compile the kernels, then load them where retrievals decode."""
         choices = [(rule.choice.codec, rule.choice.parameters) for rule in self.settings.rules]
         warmed = self._workers().submit(warm_all, choices)
 
@@ -138,7 +153,7 @@ class Pipeline:
             if done.exception() is not None:
                 logger.error("a codec fails its self-test", problem=repr(done.exception()))
                 return
-            threading.Thread(target=warm_all, args=(choices,), name="warm", daemon=True).start()
+            self._where_decoded(partial(_load, choices))
 
         warmed.add_done_callback(load)
 
@@ -270,12 +285,14 @@ class Pipeline:
         )
         try:
             self._in_flight[self._workers().submit(compress, job)] = group
+            group.since = monotonic()
         except BrokenProcessPool:  # a worker died just now; those in flight are about to tell
             self._forget(group)
             if not self._in_flight:
                 self._pool = None
 
     def _collect(self, timeout: float) -> None:
+        self._end_overdue()
         done, _ = wait(self._in_flight, timeout, FIRST_COMPLETED)
         # What is done is settled before the end of a worker gives up what is not.
         for future in sorted(done, key=lambda future: future.exception() is not None):
@@ -290,6 +307,17 @@ class Pipeline:
             except Exception as error:
                 self._forget(group)
                 self._count_failure(group, repr(error), of_disk=isinstance(error, OSError | NoSpaceError))
+
+    def _end_overdue(self) -> None:
+        """Kill the workers if one has been at a group for too long; `_after_crash` finds out which group."""
+        now = monotonic()
+        for place, group in enumerate(self._in_flight.values()):
+            if place >= self.settings.workers:
+                group.since = now  # it still waits for a worker
+            elif not group.crashed and now - group.since > self.settings.job_seconds:
+                logger.error("codec takes too long", codec=group.choice.codec, instances=len(group.instances))
+                kill_workers(self._workers())
+                return
 
     def _after_crash(self, first: _Group) -> None:
         """A worker died: find out whose group killed it, and compress that one by Zstandard."""
@@ -423,6 +451,15 @@ class Pipeline:
         self._in_flight.clear()
         self._previews.clear()
         self._suspects.clear()
+
+
+def _load(choices: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+    warm_all([(name, dict(parameters)) for name, parameters in choices])
+    gc.freeze()  # the kernels stay; the collector need not walk through them
+
+
+def _in_thread(task: Callable[[], None]) -> None:
+    threading.Thread(target=task, name="warm", daemon=True).start()
 
 
 def _attributes(series: SpooledSeries, instance: SpooledInstance) -> dict[str, str]:

@@ -170,13 +170,14 @@ class Spool:
         """Remove a complete file; one that is gone already is no error."""
         self.path(name).unlink(missing_ok=True)
 
-    def sweep(self) -> int:
+    def sweep(self, *, prepared: bool = True) -> int:
         """Remove partial files that no process is writing; return how many.
 
-        One that is whole, though it lacks its name, gets it and is counted among the complete ones.
+        One that is whole, though it lacks its name, gets it and is counted among the complete ones. Where
+        processes are at work, `prepared` must be False: what they prepare is locked only once it is there.
         """
         removed = adopted = 0
-        for path in [*self.folder.glob(f"*{TAKEN}"), *self.folder.glob(f"*{FREE}")]:
+        for path in [*self.folder.glob(f"*{TAKEN}"), *(self.folder.glob(f"*{FREE}") if prepared else ())]:
             with contextlib.suppress(OSError), path.open("rb") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if self._is_whole(path, file):

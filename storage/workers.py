@@ -17,9 +17,14 @@ def worker_pool(workers: int, nice: int = 10) -> ProcessPoolExecutor:
 
 def end_at_once(pool: ProcessPoolExecutor) -> None:
     """End a pool without waiting for what its processes are at."""
+    kill_workers(pool)
+    pool.shutdown(wait=True, cancel_futures=True)
+
+
+def kill_workers(pool: ProcessPoolExecutor) -> None:
+    """Kill the processes of a pool: what they are at, and what waits for them, breaks."""
     for process in list((pool._processes or {}).values()):
         process.kill()
-    pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _begin(node: int, nice: int) -> None:

@@ -93,6 +93,19 @@ class Node:
         """The data folder."""
         return self.folder / "data"
 
+    def listeners(self) -> list[int]:
+        """Return the processes that may serve an association: the node's own, and its fork server's."""
+        assert self.process is not None
+        own = self.process.pid
+        commands = {pid: _command_line(pid) for pid in _descendants(own)}
+        return [own, *(pid for pid, command in commands.items() if "multiprocessing.forkserver" in command)]
+
+    def serving(self) -> list[int]:
+        """Return the processes that serve associations."""
+        own, *others = self.listeners()
+        children = {pid: _parent(pid) for pid in others}
+        return [pid for pid, parent in children.items() if parent != own] or [own]
+
     def partial(self) -> list[Path]:
         """Return files in the spool that hold a part of an instance; prepared, empty ones do not count."""
         return [path for path in (self.data / "spool").glob("*.part") if path.stat().st_size]
@@ -219,6 +232,28 @@ class Node:
         while any((self.data / "spool").glob("*.dcm")):
             assert time.monotonic() < deadline, f"not settled after {timeout} s: {self.log_text()[-3000:]}"
             time.sleep(0.05)
+
+
+def _descendants(pid: int) -> list[int]:
+    found = []
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            children = [int(child) for child in task.read_text().split()]
+        except OSError:
+            continue
+        found += [grandchild for child in children for grandchild in (child, *_descendants(child))]
+    return found
+
+
+def _parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def _command_line(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:
+        return ""
 
 
 def dcmtk(program: str, *arguments: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:

@@ -31,6 +31,7 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError
 
 from dcmpress.codecs.registry import codec_names, get_codec
+from dcmpress.storage import targets
 from dcmpress.storage.pipeline import RULE_ATTRIBUTES
 
 DEFAULT_FILE = Path("config.yaml")
@@ -38,6 +39,7 @@ ENVIRONMENT_PREFIX = "DCMPRESS_"
 
 RELOADABLE = (
     "dicom.peers",
+    "dicom.transfer_syntaxes",
     "dicom.allow",
     "dicom.accept_any_caller",
     "dicom.require_called_ae",
@@ -54,6 +56,7 @@ RELOADABLE = (
     "compression.rules",
     "compression.previews",
     "pipeline.settle_seconds",
+    "pipeline.job_timeout",
     "log.level",
     "log.patient_data",
 )
@@ -97,6 +100,14 @@ class TlsConfig(_Section):
         return self
 
 
+def _transfer_syntax(name: Any) -> Any:
+    return targets.resolve(name) if isinstance(name, str) else name
+
+
+TransferSyntax = Annotated[str, BeforeValidator(_transfer_syntax)]
+"""A name or UID of `storage.targets`; the value is the UID."""
+
+
 class PeerConfig(_Section):
     """An application entity that C-MOVE may send to."""
 
@@ -106,6 +117,7 @@ class PeerConfig(_Section):
     tls: bool = False
     tls_name: str = ""
     associations: Annotated[int, Field(ge=1, le=32)] = 1
+    transfer_syntaxes: tuple[TransferSyntax, ...] = ()
 
 
 class AllowConfig(_Section):
@@ -130,11 +142,13 @@ class DicomConfig(_Section):
     port: Port = 11112
     tls: TlsConfig = Field(default_factory=TlsConfig)
     peers: Mapping[str, PeerConfig] = {}
+    transfer_syntaxes: tuple[TransferSyntax, ...] = ()
     allow: tuple[AllowConfig, ...] = ()
     accept_any_caller: bool = False
     require_called_ae: bool = False
     accept_private_sop_classes: bool = True
     exchange_compressed: bool = True
+    processes: Annotated[int, Field(ge=0, le=64)] = 1
     max_associations: Annotated[int, Field(ge=1)] = 100
     max_pdu: Annotated[int, Field(ge=4096, le=1 << 20)] = 131072
     association_timeout: Seconds = 30.0
@@ -185,6 +199,7 @@ class PipelineConfig(_Section):
 
     settle_seconds: Seconds = 10.0
     workers: Annotated[int, Field(ge=1, le=256)] = 1
+    job_timeout: Seconds = 7200.0
     group_mib: Annotated[int, Field(ge=1, le=4096)] = 256
     segment_mib: Annotated[int, Field(ge=1, le=1024)] = 16
     max_chain: Annotated[int, Field(ge=1, le=1024)] = 16
@@ -323,6 +338,11 @@ class Config(BaseSettings):
     def root(self) -> Path:
         """The data folder, absolute."""
         return self.storage.root.absolute()
+
+    @property
+    def n_processes(self) -> int:
+        """Processes that listen."""
+        return self.dicom.processes or len(os.sched_getaffinity(0))
 
     @property
     def catalog_url(self) -> str:

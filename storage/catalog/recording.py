@@ -18,7 +18,8 @@ from sqlalchemy.exc import IntegrityError
 from dcmpress.storage.catalog.attributes import Level
 from dcmpress.storage.catalog.database import Database
 from dcmpress.storage.catalog.entering import COLUMNS, Entering, columns_for
-from dcmpress.storage.catalog.models import CURRENT, Base, Instance, Patient, Series, Study
+from dcmpress.storage.catalog.insertion import CurrentInsertion
+from dcmpress.storage.catalog.models import Base, Instance, Patient, Series, Study
 from dcmpress.storage.received import Received
 
 OnConflict = Literal["keep-both", "reject", "replace"]
@@ -95,12 +96,7 @@ class Recorder:
         self._insert_or_nothing = {
             model: dialect_insert(model).on_conflict_do_nothing() for model in (Patient, Study, Series)
         }
-        where = CURRENT["sqlite_where" if database.is_sqlite else "postgresql_where"]
-        self._insert_current = (
-            dialect_insert(Instance)
-            .on_conflict_do_nothing(index_elements=["sop_instance_uid"], index_where=where)
-            .returning(Instance.pk)
-        )
+        self._insertion = CurrentInsertion(database)
 
     def record(
         self,
@@ -219,7 +215,7 @@ class Recorder:
 
     def _enter(self, connection: Connection, row: dict[str, Any], on_conflict: OnConflict) -> Recorded:
         while True:
-            pk = connection.execute(self._insert_current, row).scalar()
+            pk = self._insertion.run(connection, row)
             if pk is not None:
                 return Recorded(Outcome.NEW, pk)
             current = connection.execute(_FIND_CURRENT, {"uid": row["sop_instance_uid"]}).first()

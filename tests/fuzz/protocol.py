@@ -124,7 +124,8 @@ class InProcessNode:
         peer = ScriptedPeer(case.script, case.end, case.takes)
         del self._errors[:]
         with _captured(self._errors), _deadline():
-            self.server._serve_connection(peer, None, "127.0.0.1", self.cases)  # type: ignore[arg-type]
+            connection = self.server._connections.open(peer)  # type: ignore[arg-type]
+            self.server._serve_connection(connection, None, "127.0.0.1")
         assert not self._errors, self._errors
         assert peer.closed
         assert not self.server._connections

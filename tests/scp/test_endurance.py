@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from dcmpress.scp.connections import MOST_NEGOTIATING
 from tests.nodes import Node
 from tests.scp.instances import encoded, image, instances
 from tests.scp.killing import BOTH, check_all_there, kill_rounds
@@ -56,21 +57,19 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
         yield running
 
 
-def spent_in(pid: int, seconds: float) -> float:
-    """Return the processor time that a process uses in the next seconds."""
-    before = cpu_seconds(pid)
+def spent_in(pids: list[int], seconds: float) -> float:
+    """Return the processor time that processes use in the next seconds."""
+    before = sum(map(cpu_seconds, pids))
     time.sleep(seconds)
-    return cpu_seconds(pid) - before
+    return sum(map(cpu_seconds, pids)) - before
 
 
 def test_50_idle_associations_cost_nothing(node: Node) -> None:
-    assert node.process is not None
-    pid = node.process.pid
     wires = [Wire(node.port) for _ in range(50)]
     for wire in wires:
         wire.associate(ECHO)
     # A node that has just started is busy once, warming its workers; what associations cost never ends.
-    assert min(spent_in(pid, 5) for _ in range(3)) <= 5 * IDLE_LIMIT
+    assert min(spent_in(node.listeners(), 5) for _ in range(3)) <= 5 * IDLE_LIMIT
     for wire in wires:
         wire.send(wire.message(1, echo_rq()))
         assert wire.status() == 0
@@ -100,6 +99,32 @@ def test_1100_connections(node: Node) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert echo(node.port) == 0
     assert not node.events("cannot accept connections")
+    floods = node.events("many connections open no association; the oldest are dropped")
+    assert [flood["limit"] for flood in floods] == [MOST_NEGOTIATING] * len(node.serving())
+
+
+def test_the_oldest_connection_without_an_association_makes_place(tmp_path: Path) -> None:
+    with Node(tmp_path / "node") as node, Wire(node.port) as early:
+        early.associate(ECHO)
+        room = MOST_NEGOTIATING * len(node.serving())
+        silent = [socket.create_connection(("127.0.0.1", node.port), 20) for _ in range(room + 3)]
+        assert wait_for(lambda: sum(_is_closed(peer) for peer in silent) >= 3)
+        assert not _is_closed(silent[-1])
+        early.send(early.message(1, echo_rq()))
+        assert early.status() == 0
+        early.release()
+        for peer in silent:
+            peer.close()
+
+
+def _is_closed(peer: socket.socket) -> bool:
+    peer.setblocking(False)
+    try:
+        return peer.recv(1) == b""
+    except BlockingIOError:
+        return False
+    except ConnectionResetError:
+        return True
 
 
 def test_a_peer_that_takes_no_answer_holds_up_nobody(node: Node) -> None:
@@ -183,7 +208,6 @@ def test_sigkill_at_any_moment_loses_nothing_acknowledged(tmp_path: Path, rounds
 @pytest.mark.parametrize("mib", [150, pytest.param(1500, marks=pytest.mark.long)])
 def test_memory_stays_bounded_while_a_large_object_comes(tmp_path: Path, mib: int) -> None:
     with Node(tmp_path / "node", pipeline={"settle_seconds": 3600, "group_mib": 4096}) as node:
-        assert node.process is not None
         uid, data_set = image(1, size=512, NumberOfFrames=2 * mib, SamplesPerPixel=1)
         del data_set.PixelData
         frame = random.Random(1).randbytes(512 * 512 * 2)
@@ -192,12 +216,12 @@ def test_memory_stays_bounded_while_a_large_object_comes(tmp_path: Path, mib: in
             wire.associate(BOTH)
             wire.send(wire.message(1, echo_rq()))
             assert wire.status() == 0
-            before = memory(node.process.pid, "VmRSS")
+            before = {pid: memory(pid, "VmRSS") for pid in node.listeners()}
             wire.send(pdu(P_DATA, pdv(3, 3, store_rq(MR, uid))) + pdu(P_DATA, pdv(3, 0, head)))
             for k in range(2 * mib):
                 for at in range(0, len(frame), 1 << 16):
                     last = 2 if k == 2 * mib - 1 and at + (1 << 16) == len(frame) else 0
                     wire.send(pdu(P_DATA, pdv(3, last, frame[at : at + (1 << 16)])))
             assert wire.status() == 0
-            assert memory(node.process.pid, "VmHWM") - before < 100 << 20
+            assert sum(memory(pid, "VmHWM") - rss for pid, rss in before.items()) < 100 << 20
             wire.release()

@@ -80,7 +80,8 @@ def test_a_disk_that_fills_in_the_middle_of_a_store(node: Node) -> None:
     data = encoded(data_set)
     assert node.process is not None
     _, hard = resource.prlimit(node.process.pid, resource.RLIMIT_FSIZE)
-    resource.prlimit(node.process.pid, resource.RLIMIT_FSIZE, (10 * MIB, hard))
+    for pid in node.listeners():
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (10 * MIB, hard))
     try:
         with Wire(node.port) as wire:
             wire.associate([(MR, [EXPLICIT])])
@@ -89,7 +90,8 @@ def test_a_disk_that_fills_in_the_middle_of_a_store(node: Node) -> None:
             assert wire.store(1, MR, small, encoded(data_set)) == 0  # the association goes on
             wire.release()
     finally:
-        resource.prlimit(node.process.pid, resource.RLIMIT_FSIZE, (hard, hard))
+        for pid in node.listeners():
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, (hard, hard))
     assert not node.partial()
     assert uid not in found(node.port)
     assert store(node, uid, data) == 0

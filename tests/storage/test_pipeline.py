@@ -89,6 +89,11 @@ class Exits(Bad):
     def encode(self, frames, references=None, *, shifts=None):
         os._exit(3)
 
+class Hangs(Bad):
+    def encode(self, frames, references=None, *, shifts=None):
+        while True:
+            pass
+
 class Segfaults(Bad):
     def encode(self, frames, references=None, *, shifts=None):
         os.kill(os.getpid(), signal.SIGSEGV)
@@ -107,8 +112,9 @@ NAMES = {
     "decodes-nothing": "DecodesNothing",
     "exits": "Exits",
     "segfaults": "Segfaults",
+    "hangs": "Hangs",
 }
-IN_PROCESS = [name for name in NAMES if name not in ("exits", "segfaults")]
+IN_PROCESS = [name for name in NAMES if name not in ("exits", "segfaults", "hangs")]
 
 
 @pytest.fixture
@@ -179,6 +185,17 @@ def test_a_codec_that_ends_its_process(archive: Archive, codec: str) -> None:
     assert list(archive.blobs.staging.iterdir()) == []
     assert_serves(archive, bad | good)
     assert set(archive.catalog.statistics().by_codec) == {"jpeg-ls", "zstd"}
+
+
+@pytest.mark.usefixtures("bad_codecs")
+def test_a_codec_that_does_not_end(archive: Archive) -> None:
+    sent = receive_series(archive)
+    rules = (CompressionRule(CodecChoice("hangs")),)
+    counters = Pipeline(archive, PipelineSettings(rules=rules, job_seconds=1)).drain()
+    assert (counters.groups, counters.instances, counters.fallbacks) == (1, 4, 1)
+    assert archive.spool.names() == []
+    assert_serves(archive, sent)
+    assert set(archive.catalog.statistics().by_codec) == {"zstd"}
 
 
 def test_a_disk_that_fills_while_compressing(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:

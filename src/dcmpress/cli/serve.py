@@ -1,9 +1,12 @@
 """`dcmpress serve`: the node, in the foreground."""
 
+import gc
 import os
 import signal
 import threading
+from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -14,6 +17,8 @@ from dcmpress import logs
 from dcmpress.cli.app import ConfigOption, app, fail, load_config, out
 from dcmpress.cli.wiring import open_archive, pipeline_settings, scp_settings
 from dcmpress.config import Config, ConfigError, changed_keys, load
+from dcmpress.scp.commitment import CommitmentReporter
+from dcmpress.scp.processes import ListenerProcesses
 from dcmpress.scp.server import DicomServer
 from dcmpress.storage.archive import Archive
 from dcmpress.storage.cold import ColdStorage
@@ -30,7 +35,7 @@ def serve(config: ConfigOption = None) -> None:
     SIGHUP reads the configuration again and takes over what can change while running.
     """
     settings = load_config(config)
-    logs.configure(settings.log.level, settings.log.format, patient_data=settings.log.patient_data)
+    _logging(settings)()
     stop, reload = threading.Event(), threading.Event()
 
     def on_signal(number: int, _: FrameType | None) -> None:
@@ -49,15 +54,22 @@ def serve(config: ConfigOption = None) -> None:
             archive.close()
             raise fail(f"another dcmpress is at work in {settings.root}", 2)
         _recover(archive)
-        pipeline = Pipeline(archive, pipeline_settings(settings))
-        server = DicomServer(archive, scp_settings(settings))
+        server = _listeners(settings, archive)
+        pipeline = Pipeline(
+            archive,
+            pipeline_settings(settings),
+            server.run if isinstance(server, ListenerProcesses) else None,
+        )
+        reporter = CommitmentReporter(archive, scp_settings(settings))
         try:
             port = server.start()
         except OSError as error:
+            server.stop()
             archive.close()
             raise fail(
                 f"cannot listen on {settings.dicom.bind} port {settings.dicom.port}: {error}", 2
             ) from None
+        reporter.start()
         pipeline.start()
         cold = _cold_storage(settings, archive)
         out.print(
@@ -65,19 +77,37 @@ def serve(config: ConfigOption = None) -> None:
             f"data go to {settings.root}",
             markup=False,
         )
+        gc.collect()
+        gc.freeze()  # what was loaded stays: not to be walked through between two images, again and again
         logger.info("ready", ae_title=settings.dicom.ae_title, port=port, root=str(settings.root))
         while not stop.is_set():
             os.read(signalled, 1024)
             if reload.is_set():
                 reload.clear()
-                settings = _reload(config, settings, server, pipeline)
+                settings = _reload(config, settings, server, reporter, pipeline)
         logger.info("stopping", connections=server.n_connections)
+        reporter.stop()
         server.stop()
         if cold is not None:
             cold.stop()
         pipeline.stop()
         archive.close()
         logger.info("stopped")
+
+
+def _listeners(settings: Config, archive: Archive) -> DicomServer | ListenerProcesses:
+    """Return what will listen: threads of this process, or several processes."""
+    if settings.n_processes == 1:
+        return DicomServer(archive, scp_settings(settings))
+    return ListenerProcesses(
+        archive, scp_settings(settings), settings.n_processes, _logging(settings), [__name__]
+    )
+
+
+def _logging(settings: Config) -> Callable[[], None]:
+    """Return what sets up the log as configured, here or in another process."""
+    log = settings.log
+    return partial(logs.configure, log.level, log.format, patient_data=log.patient_data)
 
 
 def _wake_on_signals() -> int:
@@ -121,7 +151,13 @@ def _recover(archive: Archive) -> None:
         logger.error("spool file needs attention", file=name, problem=problem)
 
 
-def _reload(path: Path | None, old: Config, server: DicomServer, pipeline: Pipeline) -> Config:
+def _reload(
+    path: Path | None,
+    old: Config,
+    server: DicomServer | ListenerProcesses,
+    reporter: CommitmentReporter,
+    pipeline: Pipeline,
+) -> Config:
     """Take over what can change; return the configuration that is in force now."""
     try:
         new = load(path)
@@ -141,8 +177,12 @@ def _reload(path: Path | None, old: Config, server: DicomServer, pipeline: Pipel
             }
             kept[section] = kept[section].model_copy(update=taken)
         new = old.model_copy(update=kept)
-    logs.configure(new.log.level, new.log.format, patient_data=new.log.patient_data)
-    server.reconfigure(scp_settings(new))
+    _logging(new)()
+    if isinstance(server, ListenerProcesses):
+        server.reconfigure(scp_settings(new), _logging(new))
+    else:
+        server.reconfigure(scp_settings(new))
+    reporter.settings = scp_settings(new)
     pipeline.settings = pipeline_settings(new)
     logger.info("configuration reloaded", changed=now)
     return new
