@@ -100,8 +100,8 @@ def test_associations_are_counted_and_numbered_as_one(node: Node) -> None:
     wires = opened(node, LIMIT)
     assert {served_by(pids, wire) for wire in wires} <= pids
     assert rejected(node)
-    numbers = [event["association"] for event in node.events("association accepted")]
-    assert len(set(numbers)) == LIMIT
+    assert wait_for(lambda: len(node.events("association accepted")) == LIMIT)
+    assert len({event["association"] for event in node.events("association accepted")}) == LIMIT
     wires.pop().release()
     sent = instances(len(wires))
     for wire, (uid, data) in zip(wires, sent.items(), strict=True):
