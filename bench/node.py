@@ -49,7 +49,7 @@ def main() -> None:
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every single measurement there")
     arguments = parser.parse_args()
-    _into_own_network()
+    into_own_network("bench.node")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the servers are stopped on the way out
     runs: list[Run] = []
     for name in arguments.only or WORKLOADS:
@@ -63,11 +63,11 @@ def main() -> None:
         arguments.json.write_text(json.dumps([asdict(run) for run in runs], indent=1))
 
 
-def _into_own_network() -> None:
-    """Go on in a network namespace that has nothing but the loopback interface."""
+def into_own_network(module: str) -> None:
+    """Go on, as `python -m module`, in a network namespace that has nothing but the loopback interface."""
     if "DCMPRESS_BENCH_NETWORK" not in os.environ:
         os.environ["DCMPRESS_BENCH_NETWORK"] = "own"
-        os.execvp("unshare", ["unshare", "-n", sys.executable, "-m", "bench.node", *sys.argv[1:]])
+        os.execvp("unshare", ["unshare", "-n", sys.executable, "-m", module, *sys.argv[1:]])
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
 
 
@@ -84,7 +84,7 @@ def _ingest(
     kinds: Sequence[type[Server]] = (Dcmpress, Orthanc, Dcmqrscp),
 ) -> list[Run]:
     warm_up = workloads.ct_series(20)
-    with _servers(folder, kinds) as servers:
+    with servers_in(folder, kinds) as servers:
         for server in servers:
             store(server, warm_up, _WARM_UP)
         before = {server.name: server.disk_bytes() for server in servers}
@@ -127,10 +127,10 @@ def _one_large(name: str, folder: Path, quick: bool) -> list[Run]:
 
 def _get(name: str, folder: Path, quick: bool) -> list[Run]:
     series = workloads.ct_series(150 if quick else 600)
-    with _servers(folder, (DcmpressSettled, DcmpressDecoding, Orthanc, Dcmqrscp)) as servers:
+    with servers_in(folder, (DcmpressSettled, DcmpressDecoding, Orthanc, Dcmqrscp)) as servers:
         for server in servers:
             store(server, series, 0)
-        _wait_until_compressed(servers)
+        wait_until_compressed(servers)
 
         def measure(server: Server, _: int) -> Cost:
             cost = get_series(server, workloads.CT, 0)
@@ -151,7 +151,7 @@ def _get(name: str, folder: Path, quick: bool) -> list[Run]:
 def _find(name: str, folder: Path, quick: bool) -> list[Run]:
     images = workloads.mr_series(2)
     tokens = range(100)
-    with _servers(folder, (Dcmpress, Orthanc, Dcmqrscp)) as servers:
+    with servers_in(folder, (Dcmpress, Orthanc, Dcmqrscp)) as servers:
         for server in servers:
             store(server, [image.renamed(token) for token in tokens for image in images], None)
         return _alternating(name, servers, 3, lambda server, _: find_studies(server, tokens))
@@ -169,7 +169,8 @@ WORKLOADS: dict[str, Callable[[str, Path, bool], list[Run]]] = {
 
 
 @contextmanager
-def _servers(folder: Path, kinds: Sequence[type[Server]]) -> Iterator[list[Server]]:
+def servers_in(folder: Path, kinds: Sequence[type[Server]]) -> Iterator[list[Server]]:
+    """Lend running servers, each with a folder of its own."""
     servers: list[Server] = []
     try:
         for kind in kinds:
@@ -194,7 +195,8 @@ def _alternating(
     return runs
 
 
-def _wait_until_compressed(servers: Sequence[Server], timeout: float = 900) -> None:
+def wait_until_compressed(servers: Sequence[Server], timeout: float = 900) -> None:
+    """Wait until nothing waits in a spool of ours."""
     deadline = time.monotonic() + timeout
     for server in servers:
         while isinstance(server, Dcmpress) and not server.compressed():

@@ -14,6 +14,7 @@ from typing import Any
 
 from bench.node_client import (
     CALLING_AE,
+    EXPLICIT,
     IMPLICIT,
     STUDY_ROOT_FIND,
     STUDY_ROOT_GET,
@@ -103,9 +104,12 @@ def _send(port: int, ae_title: str, instances: Sequence[Instance], barrier: Barr
         barrier.abort()
 
 
-def get_series(server: Server, sop_class_uid: str, token: int) -> Cost:
-    """Fetch the series of `token` by C-GET; the receiver drops the bytes."""
-    proposals = [Proposal(STUDY_ROOT_GET, (IMPLICIT,)), Proposal(sop_class_uid, receives=True)]
+def get_series(server: Server, sop_class_uid: str, token: int, transfer_syntax: str = EXPLICIT) -> Cost:
+    """Fetch the series of `token` by C-GET in one transfer syntax; the receiver drops the bytes."""
+    proposals = [
+        Proposal(STUDY_ROOT_GET, (IMPLICIT,)),
+        Proposal(sop_class_uid, (transfer_syntax,), receives=True),
+    ]
 
     def fill(ds: Any) -> None:
         ds.QueryRetrieveLevel = "SERIES"

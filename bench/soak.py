@@ -250,13 +250,13 @@ def soak(minutes: float, folder: Path, file: Path) -> list[Sample]:
         load.stopping.set()
         for thread in load.threads:
             thread.join(120)
-        node.drained(600)
+        node.drained(3600)
         for problem in load.problems:
             print("client:", problem)
         for event in node.events():
             if event.get("level") in ("warning", "error"):
                 print("log:", event)
-        verified = node.command("verify", check=False)
+        verified = node.command("verify", check=False, timeout=4 * 3600)
         print(f"verify: exit code {verified.returncode}: {verified.stdout.strip()[-300:]}")
     return samples
 

@@ -23,6 +23,7 @@ _BUILT_IN: dict[str, str] = {
     "jpeg-2000": "dcmpress.codecs.standard:Jpeg2000Codec",
     "jpeg-ls": "dcmpress.codecs.standard:JpegLsCodec",
     "jpeg-xl": "dcmpress.codecs.standard:JpegXlCodec",
+    "reconstruct": "dcmpress.codecs.reconstruct:Reconstruct",
     "rle": "dcmpress.codecs.standard:RleCodec",
     "spiht": "dcmpress.codecs.spiht:Spiht",
     "spiht-lossy": "dcmpress.codecs.spiht:SpihtLossy",

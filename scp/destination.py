@@ -15,7 +15,7 @@ from dcmpress.scp.log import logger
 from dcmpress.scp.settings import Peer, ScpSettings
 from dcmpress.scp.upper_layer import UpperLayer
 from dcmpress.storage.catalog.search import Located
-from dcmpress.storage.transcode import TARGETS
+from dcmpress.storage.targets import targets_for
 
 MOST_CONTEXTS = 128 - 1
 """Presentation contexts of one association, as ids are the odd numbers of a byte (PS3.8 9.3.2.2); one is
@@ -64,14 +64,15 @@ def shares_of(located: Sequence[Located], n_associations: int, *, blobs: bool) -
 
 
 def _proposals(located: Sequence[Located]) -> Proposals:
-    """Propose a context for every pair of SOP class and stored syntax, and one per class for conversion.
+    """Propose a context for every pair of SOP class and stored syntax, and for what we can convert to.
 
     One context with several syntaxes would not do: the acceptor picks one of them for all.
     """
     stored = {(item.sop_class_uid, item.transfer_syntax_uid) for item in located}
     exact = [(sop_class, (syntax,)) for sop_class, syntax in sorted(stored)]
-    natives = [(sop_class, (syntax,)) for sop_class in sorted({c for c, _ in stored}) for syntax in TARGETS]
-    return list(dict.fromkeys([*exact, *natives]))
+    classes = sorted({sop_class for sop_class, _ in stored})
+    converted = [(sop_class, (syntax,)) for sop_class in classes for syntax in targets_for(sop_class)]
+    return list(dict.fromkeys([*exact, *converted]))
 
 
 def _by_association(located: Sequence[Located]) -> Iterator[list[Located]]:
@@ -83,7 +84,7 @@ def _by_association(located: Sequence[Located]) -> Iterator[list[Located]]:
     used = 0
     parts: list[set[str]] = [part]
     for sop_class, syntaxes in classes.items():
-        needed = len(syntaxes | set(TARGETS))
+        needed = len(syntaxes.union(targets_for(sop_class)))
         if used + needed > MOST_CONTEXTS:
             part = set()
             parts.append(part)

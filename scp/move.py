@@ -291,7 +291,8 @@ class _Move:
         by_class: dict[str, list[Context]] = defaultdict(list)
         for candidate in outward.negotiated.contexts.values():
             by_class[candidate.abstract_syntax].append(candidate)
-        sent = outgoing(self._archive, list(share.waiting), by_class)
+        preferred = self._settings.preferred_by(self._destination.ae_title)
+        sent = outgoing(self._archive, list(share.waiting), by_class, preferred)
         for message_id, item in enumerate(sent, 1):
             if self._stop.is_set():
                 return

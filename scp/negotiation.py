@@ -6,6 +6,7 @@ module gives it bytes and takes bytes, without its threads and queues.
 
 import socket
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +31,7 @@ from dcmpress.scp.settings import Peer
 from dcmpress.scp.tls import TlsFiles
 from dcmpress.scp.upper_layer import UpperLayer
 from dcmpress.storage.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from dcmpress.storage.targets import choice_at_negotiation
 
 APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"
 
@@ -122,8 +124,13 @@ def accept(
     request: A_ASSOCIATE,
     supported: Callable[[str], PresentationContext | None],
     max_pdu: int,
+    preferred: Sequence[str] = (),
 ) -> Negotiated:
-    """Answer a request with A-ASSOCIATE-AC; `supported` tells what we do for an abstract syntax."""
+    """Answer a request with A-ASSOCIATE-AC; `supported` tells what we do for an abstract syntax.
+
+    In storage classes of which the requestor is to be the SCP, `preferred` are the transfer syntaxes that
+    it is to be sent.
+    """
     by_id = {c.context_id: c for c in request.presentation_context_definition_list}
     proposed = [c for c in by_id.values() if c.abstract_syntax and c.transfer_syntax]
     ours = {c.abstract_syntax: s for c in proposed if (s := supported(str(c.abstract_syntax))) is not None}
@@ -137,6 +144,9 @@ def accept(
             extended.append(item)
         elif isinstance(item, UserIdentityNegotiation):
             identity = item
+    for c in proposed:
+        if roles.get(c.abstract_syntax, (False, False))[1] and c.abstract_syntax in ours:
+            ours[c.abstract_syntax] = _in_order(ours[c.abstract_syntax], c, preferred)
     results, role_replies = negotiate_as_acceptor(proposed, list(ours.values()), roles)
     results += [_refusal_of(c) for c in by_id.values() if not (c.abstract_syntax and c.transfer_syntax)]
 
@@ -186,6 +196,18 @@ def accept(
             )
     negotiated.peer_implementation = _implementation(request)
     return negotiated
+
+
+def _in_order(
+    ours: PresentationContext, proposed: PresentationContext, preferred: Sequence[str]
+) -> PresentationContext:
+    """Return what we support with the transfer syntaxes first in which the requestor is to be sent images."""
+    first = choice_at_negotiation(
+        str(ours.abstract_syntax), [str(syntax) for syntax in proposed.transfer_syntax], preferred
+    )
+    context = copy(ours)
+    context.transfer_syntax = list(dict.fromkeys([*map(UID, first), *ours.transfer_syntax]))
+    return context
 
 
 def _refusal_of(incomplete: PresentationContext) -> PresentationContext:

@@ -38,6 +38,7 @@ from dcmpress.scp.identifier import IdentifierError, encode_failed_list
 from dcmpress.scp.log import logger
 from dcmpress.scp.negotiation import Context
 from dcmpress.scp.query import explain
+from dcmpress.scp.settings import ScpSettings
 from dcmpress.scp.status import (
     CANCEL,
     COMMENT_LENGTH,
@@ -52,7 +53,7 @@ from dcmpress.storage.archive import Archive
 from dcmpress.storage.catalog.search import Located
 from dcmpress.storage.errors import ConversionError, StorageError
 from dcmpress.storage.retrieve import Failed, Outgoing
-from dcmpress.storage.transcode import choose
+from dcmpress.storage.targets import candidates
 from dcmpress.storage.without_bulk import without_bulk_data
 
 LARGEST_COUNT = 0xFFFF
@@ -149,7 +150,9 @@ class Retrieval:
         )
 
 
-def serve_get(archive: Archive, association: Association, context: Context, command: Command) -> None:
+def serve_get(
+    archive: Archive, association: Association, context: Context, command: Command, settings: ScpSettings
+) -> None:
     """Serve a C-GET: send what matches on this association, then the final response."""
     located = locate(archive, association, context, command)
     if located is None:
@@ -161,8 +164,11 @@ def serve_get(archive: Archive, association: Association, context: Context, comm
         if candidate.we_are_scu:
             by_class[candidate.abstract_syntax].append(candidate)
     message_id = retrieval.message_id
-    give = _without_bulk_data if context.abstract_syntax == WITHOUT_BULK_DATA else outgoing
-    for item in give(archive, located, by_class):
+    if context.abstract_syntax == WITHOUT_BULK_DATA:
+        given = _without_bulk_data(archive, located, by_class)
+    else:
+        given = outgoing(archive, located, by_class, settings.preferred_by(association.calling_ae))
+    for item in given:
         uid = item.located.sop_instance_uid
         if isinstance(item, Failed):
             log_failed(item)
@@ -241,15 +247,21 @@ def locate(
 
 
 def outgoing(
-    archive: Archive, located: Sequence[Located], by_class: dict[str, list[Context]]
+    archive: Archive,
+    located: Sequence[Located],
+    by_class: dict[str, list[Context]],
+    preferred: Sequence[str],
 ) -> Iterator[Outgoing | Failed]:
-    """Yield instances in a transfer syntax that a context for their SOP class was accepted with."""
+    """Yield instances in a transfer syntax that a context for their SOP class was accepted with.
 
-    def syntax_for(item: Located) -> str | None:
+    The first of those `preferred` that will do, or else as `candidates` orders them.
+    """
+
+    def syntaxes_for(item: Located) -> list[str]:
         accepted = [context.transfer_syntax for context in by_class.get(item.sop_class_uid, ())]
-        return choose(item.transfer_syntax_uid, accepted)
+        return candidates(item.transfer_syntax_uid, accepted, preferred)
 
-    with closing(archive.retrieve(located, syntax_for)) as outgoing:
+    with closing(archive.retrieve(located, syntaxes_for)) as outgoing:
         yield from outgoing
 
 

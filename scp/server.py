@@ -219,6 +219,7 @@ class DicomServer:
             request,
             lambda uid: _supported(uid, settings),
             settings.max_pdu,
+            settings.preferred_by(calling),
         )
         layer.pdu_timeout = settings.pdu_timeout
         _log_negotiated(negotiated)
@@ -268,7 +269,9 @@ class DicomServer:
             C_FIND_RQ: lambda context, command: serve_find(
                 self.archive, association, context, command, self.settings
             ),
-            C_GET_RQ: lambda context, command: serve_get(self.archive, association, context, command),
+            C_GET_RQ: lambda context, command: serve_get(
+                self.archive, association, context, command, self.settings
+            ),
             C_MOVE_RQ: lambda context, command: serve_move(
                 self.archive, association, context, command, self.settings, self._destinations
             ),

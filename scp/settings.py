@@ -19,6 +19,8 @@ class Peer:
     """Name in its certificate; empty: `host`."""
     associations: int = 1
     """That are open to it at a time for a C-MOVE."""
+    transfer_syntaxes: tuple[str, ...] = ()
+    """In which it wants instances, the best first (`storage.targets`); none: `ScpSettings`'s."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,8 @@ class ScpSettings:
     bind: str = "127.0.0.1"
     port: int = 11112
     peers: tuple[Peer, ...] = ()
+    transfer_syntaxes: tuple[str, ...] = ()
+    """Preferences for receivers that have none of their own."""
     allow: tuple[AllowedCaller, ...] = ()
     """Empty: anyone who can reach the port."""
     require_called_ae: bool = False
@@ -81,3 +85,8 @@ class ScpSettings:
 
     def __post_init__(self) -> None:
         self.known_peers.update({peer.ae_title: peer for peer in self.peers})
+
+    def preferred_by(self, ae_title: str) -> tuple[str, ...]:
+        """Return the transfer syntaxes to prefer for a receiver, the best first; none: as stored."""
+        peer = self.known_peers.get(ae_title)
+        return (peer.transfer_syntaxes if peer else ()) or self.transfer_syntaxes

@@ -20,7 +20,7 @@ from dcmpress.storage.part10 import FileMeta
 from dcmpress.storage.received import Received
 from dcmpress.storage.retrieve import ChooseSyntax, Failed, Outgoing, Retriever
 from dcmpress.storage.spool import Sender, Spool, SpoolEntry, SpoolWriter
-from dcmpress.storage.transcode import choose
+from dcmpress.storage.targets import candidates
 
 OnUnreadable = Literal["keep", "refuse"]
 
@@ -244,11 +244,11 @@ class Archive:
     def open_version(self, located: Located, accept: Sequence[str] | None = None) -> Outgoing:
         """Like `open`, for one of several versions."""
 
-        def target(item: Located) -> str | None:
+        def targets(item: Located) -> Sequence[str]:
             stored = item.transfer_syntax_uid
-            return stored if accept is None else choose(stored, accept)
+            return [stored] if accept is None else candidates(stored, accept)
 
-        (result,) = self.retrieve([located], target)
+        (result,) = self.retrieve([located], targets)
         if isinstance(result, Failed):
             raise result.error
         return result
@@ -310,6 +310,8 @@ class Archive:
 
     def _settled(self, entry: SpoolEntry) -> bool:
         """Tell whether a spool file is what a blob was made of: its removal failed, or never came."""
+        if self.catalog.current_version(entry.meta.sop_instance_uid) is None:  # so it is for nearly all
+            return False
         return any(
             (version.sha256, version.received_at) == (entry.sha256, entry.received_at)
             and version.blob_name is not None

@@ -4,7 +4,6 @@ touches neither the catalog nor the spool, so it can run in any process and be r
 
 import errno
 import hashlib
-import json
 import mmap
 import time
 from collections.abc import Iterator, Sequence
@@ -19,15 +18,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcmpress import __version__
-from dcmpress.codecs.base import Codec
 from dcmpress.codecs.registry import get_codec
 from dcmpress.storage.blob import DATA, FRAMES, SHELLS, BlobWriter
 from dcmpress.storage.blob_index import BlobIndex, BlobInstance, BlobSegment
+from dcmpress.storage.encapsulated import find_encapsulated
+from dcmpress.storage.encoded import Encoded, encode_by
 from dcmpress.storage.errors import DamagedError, MissingError
 from dcmpress.storage.grouping import FramePosition, coding_order, group_frames
 from dcmpress.storage.join import InstanceReader
 from dcmpress.storage.position import frame_positions
-from dcmpress.storage.split import PixelFormat, Split, split
+from dcmpress.storage.reconstruct import SegmentLimits, reconstructed_segments, reconstructing
+from dcmpress.storage.source import Source
+from dcmpress.storage.split import PixelFormat, pixel_format_of, split
 from dcmpress.storage.spool import SpoolEntry
 
 SHELL_CHUNK = 1 << 20
@@ -41,6 +43,9 @@ DATA_LEVEL = 12
 """Zstandard levels: a group's shells are small and worth every byte; whole data sets can be large."""
 
 FALLBACK = "zstd"
+
+_KEEPS_AS_RECEIVED = (FALLBACK, "store")
+"""With these codecs a rule asks for no more than the bytes."""
 
 _PIECE = 1 << 20
 
@@ -89,25 +94,6 @@ class CompressResult:
     """CPU time of this process."""
 
 
-@dataclass
-class _Source:
-    """One instance of a job. Its bytes stay in its file: a group may have more of them than memory."""
-
-    entry: SpoolEntry
-    path: Path
-    split: Split | None
-    positions: list[FramePosition]
-
-    def read(self, start: int, stop: int) -> bytes:
-        """Return bytes of the data set."""
-        with self.path.open("rb") as file:
-            file.seek(self.entry.offset + start)
-            data = file.read(stop - start)
-        if len(data) != stop - start:
-            raise DamagedError(f"the spool file {self.entry.name} has become shorter")
-        return data
-
-
 def compress(job: CompressJob) -> CompressResult:
     """Write the blob of a job, decode it again, and compare every instance with what was received.
 
@@ -151,6 +137,8 @@ def _write(job: CompressJob, path: Path, choice: CodecChoice) -> CompressResult:
         index.pixel_formats = formats
         for pixel_format in formats:
             _write_frames(job, choice, sources, pixel_format, writer, index, result)
+        if choice.codec not in _KEEPS_AS_RECEIVED:
+            _write_reconstructed(job, choice, sources, formats, writer, index, result)
         _write_shells(sources, formats, writer, index, result)
         result.size = writer.finish(index)
     result.order = [source.entry.name for source in sources]
@@ -158,7 +146,7 @@ def _write(job: CompressJob, path: Path, choice: CodecChoice) -> CompressResult:
     return result
 
 
-def _open_all(job: CompressJob, result: CompressResult) -> Iterator[_Source]:
+def _open_all(job: CompressJob, result: CompressResult) -> Iterator[Source]:
     for arrival, entry in enumerate(job.entries):
         path = Path(job.spool_folder) / f"{entry.name}.dcm"
         try:
@@ -176,16 +164,27 @@ def _open_all(job: CompressJob, result: CompressResult) -> Iterator[_Source]:
             result.damaged[entry.name] = "the spool file does not match its SHA-256"
             continue
         if entry.size == 0:
-            yield _Source(entry, path, None, [FramePosition(arrival=arrival)])
+            yield Source(entry, path, None, [FramePosition(arrival=arrival)])
             continue
         with (
             path.open("rb") as file,
             mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
             memoryview(mapped)[entry.offset : entry.offset + entry.size] as data,
         ):
-            found, _ = split(data, entry.meta.transfer_syntax_uid)
-            positions = frame_positions(data, found.elements, found.n_frames, arrival) if found else []
-        yield _Source(entry, path, found, positions or [FramePosition(arrival=arrival)])
+            yield _source(entry, path, data, arrival)
+
+
+def _source(entry: SpoolEntry, path: Path, data: memoryview, arrival: int) -> Source:
+    syntax = entry.meta.transfer_syntax_uid
+    found, _ = split(data, syntax)
+    if found is not None:
+        return Source(entry, path, found, frame_positions(data, found.elements, found.n_frames, arrival))
+    images = find_encapsulated(data, syntax)
+    if images is None:
+        return Source(entry, path, None, [FramePosition(arrival=arrival)])
+    image_format, _ = pixel_format_of(data, images.elements, syntax)
+    positions = frame_positions(data, images.elements, len(images.images), arrival)
+    return Source(entry, path, None, positions, images, image_format)
 
 
 def _digest(path: Path, offset: int) -> bytes:
@@ -197,7 +196,7 @@ def _digest(path: Path, offset: int) -> bytes:
 def _write_frames(
     job: CompressJob,
     choice: CodecChoice,
-    sources: Sequence[_Source],
+    sources: Sequence[Source],
     pixel_format: PixelFormat,
     writer: BlobWriter,
     index: BlobIndex,
@@ -235,22 +234,49 @@ def _write_frames(
         result.codecs[encoded.codec] = result.codecs.get(encoded.codec, 0) + frames.nbytes
 
 
-def _frame(source: _Source, frame: int) -> NDArray[Any]:
+def _write_reconstructed(
+    job: CompressJob,
+    choice: CodecChoice,
+    sources: Sequence[Source],
+    formats: list[PixelFormat],
+    writer: BlobWriter,
+    index: BlobIndex,
+    result: CompressResult,
+) -> None:
+    """Write what arrived compressed and can be made smaller all the same."""
+    try:
+        codec = reconstructing(choice.codec, choice.parameters)
+    except ValueError as error:
+        result.fallbacks.append(f"reconstruct: {error}")
+        return
+    limits = SegmentLimits(job.segment_bytes, job.max_chain, job.min_correlation)
+    for segment in reconstructed_segments(sources, codec, limits):
+        if segment.pixel_format not in formats:
+            formats.append(segment.pixel_format)
+        if segment.problem:
+            result.fallbacks.append(segment.problem)
+        result.outdone += segment.outdone
+        encoded, n_rows = segment.encoded, len(segment.rows)
+        index.segments.append(
+            BlobSegment(
+                section=writer.add(FRAMES, encoded.payload),
+                codec=encoded.codec,
+                parameters=encoded.parameters,
+                format_version=encoded.format_version,
+                frames=segment.places,
+                references=[-1] * n_rows,
+                shifts=[(0, 0)] * n_rows,
+                offsets=[],
+            )
+        )
+        result.codecs[encoded.codec] = result.codecs.get(encoded.codec, 0) + segment.rows.nbytes
+
+
+def _frame(source: Source, frame: int) -> NDArray[Any]:
     assert source.split is not None
     pixel_format = source.split.pixel_format
     start = source.split.start + frame * pixel_format.frame_bytes
     return pixel_format.to_frames(source.read(start, start + pixel_format.frame_bytes))
-
-
-@dataclass(frozen=True)
-class _Encoded:
-    """What a codec made of a segment, and what the index says of it."""
-
-    codec: str
-    parameters: dict[str, Any]
-    format_version: int
-    payload: bytes
-    offsets: list[int]
 
 
 def _encode(
@@ -259,51 +285,32 @@ def _encode(
     references: list[int],
     shifts: list[tuple[int, int]],
     result: CompressResult,
-) -> _Encoded:
+) -> Encoded:
     """Encode by the chosen codec, or by the fallback where that is smaller or the codec fails."""
     if choice.codec == FALLBACK:
-        return _encode_by(get_codec(FALLBACK, **choice.parameters), frames)
+        return encode_by(get_codec(FALLBACK, **choice.parameters), frames)
     fallback = get_codec(FALLBACK)
     try:
         codec = get_codec(choice.codec, **choice.parameters)
         if frames.dtype.name not in codec.dtypes:
             result.fallbacks.append(f"{choice.codec} does not take {frames.dtype.name}")
-            return _encode_by(fallback, frames)
-        encoded = _encode_by(codec, frames, references, shifts if any(map(any, shifts)) else None)
+            return encode_by(fallback, frames)
+        encoded = encode_by(codec, frames, references, shifts if any(map(any, shifts)) else None)
     except Exception as error:  # whatever a codec does, the store goes on
         result.fallbacks.append(f"{choice.codec} failed: {error!r}")
-        return _encode_by(fallback, frames)
+        return encode_by(fallback, frames)
     # Zstandard wins on very little; trying it on a sample tells where it may.
     sample = frames[:: max(1, len(frames) // 4)]
     if len(fallback.encode(sample)) * len(frames) < 1.25 * len(encoded.payload) * len(sample):
-        packed = _encode_by(fallback, frames)
+        packed = encode_by(fallback, frames)
         if len(packed.payload) <= len(encoded.payload):
             result.outdone += 1
             return packed
     return encoded
 
 
-def _encode_by(
-    codec: Codec,
-    frames: NDArray[Any],
-    references: list[int] | None = None,
-    shifts: list[tuple[int, int]] | None = None,
-) -> _Encoded:
-    """Encode, and see to it that everything the codec says of its stream can stand in an index."""
-    payload = codec.encode(frames, references, shifts=shifts)
-    if not isinstance(payload, bytes | bytearray):
-        raise TypeError(f"encode returned {type(payload).__name__}")
-    return _Encoded(
-        codec.codec_id,
-        json.loads(json.dumps(codec.parameters(), allow_nan=False)),
-        int(codec.format_version),
-        bytes(payload),
-        [int(offset) for offset in codec.frame_offsets(payload) or []],
-    )
-
-
 def _write_shells(
-    sources: Sequence[_Source],
+    sources: Sequence[Source],
     formats: list[PixelFormat],
     writer: BlobWriter,
     index: BlobIndex,
@@ -364,11 +371,11 @@ def _write_shells(
         )
 
 
-def _shell_size(source: _Source) -> int:
+def _shell_size(source: Source) -> int:
     return source.entry.size - (source.split.end - source.split.start if source.split else 0)
 
 
-def _shell(source: _Source) -> Iterator[bytes]:
+def _shell(source: Source) -> Iterator[bytes]:
     """Yield what is outside the frames, piece by piece."""
     end = source.entry.size
     parts = [(0, source.split.start), (source.split.end, end)] if source.split else [(0, end)]

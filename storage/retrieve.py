@@ -4,18 +4,24 @@ for what SHA-256 had confirmed before it was kept in memory.
 """
 
 import hashlib
+import mmap
 import os
 import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
+from pydicom.uid import UID
+
 from dcmpress.storage.blobstore import FolderBlobStore
 from dcmpress.storage.catalog.search import Located
+from dcmpress.storage.elements import Buffer
+from dcmpress.storage.encapsulation import Converted
 from dcmpress.storage.errors import ConversionError, DamagedError, MissingError, StorageError
 from dcmpress.storage.join import InstanceReader
 from dcmpress.storage.readers import BlobReaders, Lend
@@ -51,10 +57,13 @@ class Outgoing:
     """Of the data set in that transfer syntax, in bytes."""
     _data: bytes | None = None
     _file: IO[bytes] | None = None
+    _converted: Converted | None = None
 
     def pieces(self) -> Iterator[bytes]:
         """Yield the data set, piece by piece. Can be called once."""
-        if self._data is not None:
+        if self._converted is not None:
+            yield from self._converted.pieces()
+        elif self._data is not None:
             yield self._data
         elif self._file is not None:
             with self._file as file:
@@ -64,8 +73,20 @@ class Outgoing:
 
     def close(self) -> None:
         """Let go of an instance that is not sent; `pieces` does so at its end."""
+        if self._converted is not None:
+            self._converted.close()
         if self._file is not None:
             self._file.close()
+
+    @contextmanager
+    def _bytes(self) -> Iterator[Buffer]:
+        """Lend the data set in one piece, then let go of it; one in a file is not read into memory."""
+        if self._file is None:
+            yield self._data or b""
+            return
+        with self._file as file:
+            file.flush()
+            yield memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
 
 @dataclass
@@ -76,8 +97,8 @@ class Failed:
     error: StorageError
 
 
-ChooseSyntax = Callable[[Located], str | None]
-"""Tells the transfer syntax to give an instance out in, or None if the receiver takes none that we have."""
+ChooseSyntax = Callable[[Located], str | Sequence[str]]
+"""Tells the transfer syntax to give an instance out in; or several, the first that works counts."""
 
 
 class Retriever:
@@ -180,8 +201,9 @@ class Retriever:
         self, item: Located, kept: bytes | None, retrieval: "_Retrieval", readers: Lend
     ) -> Outgoing | Failed:
         try:
-            target = retrieval.choose(item)
-            if target is None:
+            chosen = retrieval.choose(item)
+            targets = [chosen] if isinstance(chosen, str) else chosen
+            if not targets:
                 raise ConversionError("the receiver accepts no transfer syntax for this SOP class")
             if item.damaged:
                 raise DamagedError(f"{item.sop_instance_uid} is known to be damaged")
@@ -191,7 +213,7 @@ class Retriever:
                 exact = self._find(item, readers)
                 if exact.located.blob_name is not None and exact._data is not None:
                     self.recent.put(item.sha256, exact._data, retrieval.token)
-            return self._convert(item, exact, target)
+            return self._convert(item, exact, targets)
         except StorageError as error:
             return Failed(item, error)
         except OSError as error:
@@ -269,11 +291,21 @@ class Retriever:
             raise
         return outgoing
 
-    def _convert(self, item: Located, exact: Outgoing, target: str) -> Outgoing:
-        if target == item.transfer_syntax_uid:
+    def _convert(self, item: Located, exact: Outgoing, targets: Sequence[str]) -> Outgoing:
+        """Return an instance in the first of `targets` in which it can be given out."""
+        stored = item.transfer_syntax_uid
+        if targets[0] == stored:
             return exact
-        data = convert(b"".join(exact.pieces()), item.transfer_syntax_uid, target)
-        return Outgoing(item, target, len(data), data)
+        problems = []
+        with exact._bytes() as data:
+            for target in targets:
+                try:
+                    converted = convert(data, stored, target, self._temporary)
+                except ConversionError as error:
+                    problems.append(f"{UID(target).name}: {error}")
+                    continue
+                return Outgoing(item, target, converted.size, _converted=converted)
+        raise ConversionError("; ".join(problems))
 
 
 @dataclass(eq=False)

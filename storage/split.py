@@ -125,10 +125,10 @@ def split(data: Buffer, transfer_syntax_uid: str) -> tuple[Split | None, str]:
         return None, "no pixel data"
     if pixel_data.undefined_length:
         return None, "encapsulated pixel data in a native transfer syntax"
-    pixel_format, reason = _pixel_format(data, before, transfer_syntax_uid)
+    pixel_format, reason = pixel_format_of(data, before, transfer_syntax_uid)
     if pixel_format is None:
         return None, reason
-    declared = _declared_frames(data, before)
+    declared = declared_frames(data, before)
     present = (min(pixel_data.end, len(data)) - pixel_data.value) // pixel_format.frame_bytes
     n_frames = min(declared, present)
     if n_frames < 1:
@@ -138,9 +138,10 @@ def split(data: Buffer, transfer_syntax_uid: str) -> tuple[Split | None, str]:
     return Split(pixel_format, pixel_data.value, n_frames, before), ""
 
 
-def _pixel_format(
+def pixel_format_of(
     data: Buffer, elements: dict[int, Element], transfer_syntax_uid: str
 ) -> tuple[PixelFormat | None, str]:
+    """Return how the attributes before the pixel data describe its samples, or None and the reason."""
     order = ">" if transfer_syntax_uid == EXPLICIT_VR_BIG_ENDIAN else "<"
 
     def number(tag: int, default: int = 0) -> int:
@@ -171,7 +172,8 @@ def _pixel_format(
     )
 
 
-def _declared_frames(data: Buffer, elements: dict[int, Element]) -> int:
+def declared_frames(data: Buffer, elements: dict[int, Element]) -> int:
+    """Return what Number of Frames says; 1 if it says nothing."""
     element = elements.get(NUMBER_OF_FRAMES)
     if element is None:
         return 1

@@ -56,7 +56,7 @@ def without_bulk_data(data: bytes, stored: str, accepted: Sequence[str]) -> tupl
         return bare, stored
     for target in (EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN):
         if target in accepted:
-            return convert(bare, stored, target), target
+            return b"".join(convert(bare, stored, target).pieces()), target
     raise ConversionError("the receiver accepts no transfer syntax for this SOP class")
 
 

@@ -202,13 +202,15 @@ class Node:
             time.sleep(0.02)
         raise AssertionError("the node does not read its configuration again")
 
-    def command(self, *arguments: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
+    def command(
+        self, *arguments: str | Path, check: bool = True, timeout: float = 300
+    ) -> subprocess.CompletedProcess[str]:
         """Run `dcmpress ...` with this node's configuration."""
         done = subprocess.run(
             [sys.executable, "-m", "dcmpress", *map(str, arguments), "--config", str(self.config_file)],
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=timeout,
             check=False,
         )
         if check and done.returncode:

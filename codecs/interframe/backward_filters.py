@@ -12,6 +12,8 @@ from dcmpress.codecs.interframe.backward_vector import I32, LANES, Memory, Vecto
 
 TAPS = 32
 """Samples that a prediction is made from. The last tap is the west neighbour."""
+WIDE_TAPS = 40
+"""The same and eight more to the west, for the filter of residuals."""
 BATCH = 32
 _U = np.uint64
 
@@ -72,38 +74,59 @@ collect_intra = intrinsic(_collector(_INTRA))
 
 
 @intrinsic
-def filter_taps(typing_context, taps, weights, base):
-    """Return (sum of (taps - base) * weights, sum of (taps - base)^2)."""
+def collect_west(typing_context, plane, origin, taps):
+    """Store the places 12 to 5 west of `origin`, in flat order, as taps 32 to 39."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         memory = Memory(context, builder, signature, arguments)
-        base = splat(builder, arguments[2])
-        dots, norms = [], []
-        for i in range(0, TAPS, LANES):
-            x = memory.load(0, i) - base
-            dots.append(x * memory.load(1, i))
-            norms.append(x * x)
-        dot = ((dots[0] + dots[1]) + (dots[2] + dots[3])).sum()
-        norm = ((norms[0] + norms[1]) + (norms[2] + norms[3])).sum()
-        return context.make_tuple(builder, signature.return_type, [dot, norm])
-
-    f32 = types.float32
-    return types.UniTuple(f32, 2)(taps, weights, f32), generate
-
-
-@intrinsic
-def adapt_taps(typing_context, taps, weights, base, gain):
-    """weights += (taps - base) * gain."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        memory = Memory(context, builder, signature, arguments)
-        base = splat(builder, arguments[2])
-        gain = splat(builder, arguments[3])
-        for i in range(0, TAPS, LANES):
-            memory.store(1, i, memory.load(1, i) + (memory.load(0, i) - base) * gain)
+        memory.store(2, TAPS, memory.load(0, memory.offset(arguments[1], -12)).to_float())
         return context.get_dummy_value()
 
-    return types.void(taps, weights, types.float32, types.float32), generate
+    return types.void(plane, types.int64, taps), generate
+
+
+def _filter(size: int) -> Any:
+    def typed(typing_context, taps, weights, base):
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            memory = Memory(context, builder, signature, arguments)
+            base = splat(builder, arguments[2])
+            dots, norms = [], []
+            for i in range(0, size, LANES):
+                x = memory.load(0, i) - base
+                dots.append(x * memory.load(1, i))
+                norms.append(x * x)
+            totals = [(v[0] + v[1]) + (v[2] + v[3]) for v in (dots, norms)]
+            if size > TAPS:
+                totals = [totals[0] + dots[4], totals[1] + norms[4]]
+            return context.make_tuple(builder, signature.return_type, [total.sum() for total in totals])
+
+        f32 = types.float32
+        return types.UniTuple(f32, 2)(taps, weights, f32), generate
+
+    return typed
+
+
+def _adapt(size: int) -> Any:
+    def typed(typing_context, taps, weights, base, gain):
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            memory = Memory(context, builder, signature, arguments)
+            base = splat(builder, arguments[2])
+            gain = splat(builder, arguments[3])
+            for i in range(0, size, LANES):
+                memory.store(1, i, memory.load(1, i) + (memory.load(0, i) - base) * gain)
+            return context.get_dummy_value()
+
+        return types.void(taps, weights, types.float32, types.float32), generate
+
+    return typed
+
+
+# (sum of (taps - base) * weights, sum of (taps - base)^2)
+filter_taps = intrinsic(_filter(TAPS))
+filter_wide = intrinsic(_filter(WIDE_TAPS))
+# weights += (taps - base) * gain
+adapt_taps = intrinsic(_adapt(TAPS))
+adapt_wide = intrinsic(_adapt(WIDE_TAPS))
 
 
 @inline

@@ -11,12 +11,16 @@ from dcmpress.codecs.interframe.backward_filters import (
     BATCH,
     accumulate,
     adapt_taps,
+    adapt_wide,
     collect_inter,
     collect_intra,
+    collect_west,
     filter_taps,
+    filter_wide,
     keep_sample,
     solve,
 )
+from dcmpress.codecs.interframe.backward_guess import FOUND, SURE, best_table, code_guess, look_up, remember
 from dcmpress.codecs.interframe.backward_jit import inline, njit
 from dcmpress.codecs.interframe.backward_lanes import (
     BLEND,
@@ -202,18 +206,48 @@ def bisection(lanes, edge):
     return clamp(np.int64(F(65536.0) * (above / (above + below))), 256, 65536 - 256), x
 
 
+@inline
+def chance_of(lanes, value):
+    """Return P(sample = value) of the blend alone, in 1/65536, 1 to 65535."""
+    z = (F(16 * value + 8) - lanes[U(MEAN + BLEND)]) * lanes[U(SCALE + BLEND)]
+    above = exp_negative(min(max(z, F(-40.0)), F(40.0)))
+    z = (F(16 * value - 8) - lanes[U(MEAN + BLEND)]) * lanes[U(SCALE + BLEND)]
+    below = exp_negative(min(max(z, F(-40.0)), F(40.0)))
+    return clamp(np.int64(F(65536.0) * (F(1.0) / (F(1.0) + above) - F(1.0) / (F(1.0) + below))), 1, 65535)
+
+
+@inline
+def same_as(value, w, n, p, has_reference):
+    """Which of W, N and P a guess equals, bits 5 to 7."""
+    return np.int64(value == w) << 5 | np.int64(value == n) << 6 | np.int64(has_reference and value == p) << 7
+
+
+@inline
+def error_energy(lines, here, above):
+    """Bits of the blend's errors at W and N together, at most 15."""
+    e = np.int64(lines[U(here - LANES + BLEND)]) + np.int64(lines[U(above + BLEND)])
+    bits = np.int64(0)
+    while e > 0 and bits < 15:
+        e >>= 1
+        bits += 1
+    return bits
+
+
 @njit
 def code_plane(
-    encode, plane, reference, second, has_reference, residual, residual_reference, final, final_reference,
+    encode, wide, guessing,
+    plane, reference, second, has_reference, residual, residual_reference, final, final_reference,
     rows, columns, max_value, n_taps,
     covariance, samples, counts, w_ols, w_pixel, w_residual,
     bias, mean_error, observed, mix_a, mix_b, mix_c, final_mix, apm_value, apm_level, quiet, level_of,
+    slots, found, hits, chances, guess_weights, guess_refinement, guess_odds,
     work, taps, around, lanes, classes, inputs, lines, buffer, registers,
 ):  # fmt: skip
     """Encode or decode one plane and learn from it.
 
     `plane`, `reference`, `second` (the reference's reference), their `residual` (sample - base) and `final`
     (sample - blend) are flat int32 of (rows + 8) * (columns + 8); the last two are zero where not yet set.
+    Of revision 2 are `wide`, residuals further west are filtered too, and `guessing`, whole samples are guessed.
     `n_taps` is TAPS, handed over so that LLVM vectorises the loops instead of unrolling them. `counts` holds
     the samples kept for the next batch and the pixels modelled so far; `registers` those of the coder.
     The other arrays are those of `backward.Model`.
@@ -265,6 +299,34 @@ def code_plane(
                     lane_quiet(lines, here)
                     continue
 
+            # Where all has been seen before, ask whether it is the same again.
+            value = np.int64(plane[U(o)])
+            known = False
+            missed = np.int64(-1)
+            missed_too = np.int64(-1)
+            if guessing:
+                pattern = look_up(plane, reference, has_reference, o, stride, slots, found)
+                error_bits = error_energy(lines, here, above)
+                table, chance = best_table(found, hits, missed)
+                if chance > SURE:
+                    guessed = found[U(table * FOUND + 3)]
+                    same = pattern | same_as(guessed, W, N, P, has_reference)
+                    bit, acc, rng, pos = code_guess(
+                        encode, np.int64(value == guessed), 0, table, same, error_bits, np.int64(-1),
+                        found, hits, chances, guess_weights, guess_refinement, guess_odds,
+                        acc, rng, pos, buffer,
+                    )  # fmt: skip
+                    if bit:
+                        plane[U(o)] = np.int32(guessed)
+                        residual[U(o)] = 0
+                        final[U(o)] = 0
+                        lane_quiet(lines, here)
+                        remember(found, hits, slots, guessed)
+                        if kind > 0 and p_quiet <= _QUIET_SURE:
+                            quiet[U(kind)] = p_quiet + (((np.int64(guessed == guess) << 22) - p_quiet) >> 6)
+                        continue
+                    missed = guessed
+
             # Predict.
             if has_reference:
                 collect_inter(plane, reference, second, o, stride, taps)
@@ -286,7 +348,11 @@ def code_plane(
             base_level = base32 * F(0.0625)
             dot, norm_pixel = filter_taps(taps, w_pixel, base_level)
             nlms = to_sixteenths(base32 + dot * F(16.0), top)
-            dot, norm_residual = filter_taps(around, w_residual, F(0.0))
+            if wide:
+                collect_west(residual, o, around)
+                dot, norm_residual = filter_wide(around, w_residual, F(0.0))
+            else:
+                dot, norm_residual = filter_taps(around, w_residual, F(0.0))
             rlms = to_sixteenths(base32 + dot, top)
             step_to_blend = lane_energies(
                 lines, here, above, far, np.int32(temporal), has_reference, lanes, classes,
@@ -314,13 +380,41 @@ def code_plane(
             rate = RATE + clamp(RATE - (n_modelled >> 10), 0, RATE)
             n_modelled += 1
 
+            # Guess, now that there is a prediction to weigh it by.
+            if guessing:
+                first = np.int64(missed < 0)
+                for turn in range(1 + first):
+                    table, _ = best_table(found, hits, missed)
+                    if table < 0:
+                        break
+                    guessed = found[U(table * FOUND + 3)]
+                    same = pattern | same_as(guessed, W, N, P, has_reference)
+                    bit, acc, rng, pos = code_guess(
+                        encode, np.int64(value == guessed), 2 - first + turn, table, same, error_bits,
+                        chance_of(lanes, guessed),
+                        found, hits, chances, guess_weights, guess_refinement, guess_odds,
+                        acc, rng, pos, buffer,
+                    )  # fmt: skip
+                    if bit:
+                        known = True
+                        value = guessed
+                        break
+                    missed_too = missed
+                    missed = guessed
+
             # Code the sample, cut by cut.
-            value = np.int64(plane[U(o)])
-            low = np.int64(0)
-            high = np.int64(max_value) + 1
+            low = value if known else np.int64(0)
+            high = (value if known else np.int64(max_value)) + 1
             heap = np.int64(1)
             step = np.int64(0)
             while high - low > 1:
+                if guessing:
+                    if low in (missed, missed_too):
+                        low += 1
+                        continue
+                    if high - 1 in (missed, missed_too):
+                        high -= 1
+                        continue
                 edge, node = next_edge(heap, step, low, high, blend, sigma, max_value)
                 if edge <= low:
                     heap = 2 * heap + 1
@@ -362,6 +456,8 @@ def code_plane(
                 lane_narrow(lanes, bit)
             value = low
             plane[U(o)] = np.int32(value)
+            if guessing:
+                remember(found, hits, slots, value)
             if kind > 0 and p_quiet <= _QUIET_SURE:
                 quiet[U(kind)] = p_quiet + (((np.int64(value == guess) << 22) - p_quiet) >> 6)
 
@@ -376,8 +472,12 @@ def code_plane(
             limit = 4 * ((m + 82) >> 8) + 16  # an outlier must not turn the filters
             gain = F(clamp(v16 - nlms, -limit, limit)) * F(0.1 / 16.0) / (norm_pixel + F(58.125))
             adapt_taps(taps, w_pixel, base_level, gain)
-            gain = F(clamp(v16 - rlms, -limit, limit)) * F(0.02) / (norm_residual + F(207360.0))
-            adapt_taps(around, w_residual, F(0.0), gain)
+            rate_residual = F(0.03) if wide else F(0.02)
+            gain = F(clamp(v16 - rlms, -limit, limit)) * rate_residual / (norm_residual + F(207360.0))
+            if wide:
+                adapt_wide(around, w_residual, F(0.0), gain)
+            else:
+                adapt_taps(around, w_residual, F(0.0), gain)
             one_in = 2 if n_modelled < _YOUNG else 4 if has_reference else 8
             if (x + 3 * y) & (one_in - 1) == 0:
                 weight = training_weight(lines, here, above, abs(fp), has_reference)

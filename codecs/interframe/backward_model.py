@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dcmpress.codecs.interframe import backward_guess as guess
 from dcmpress.codecs.interframe import backward_kernel as kernel
-from dcmpress.codecs.interframe.backward_filters import BATCH, TAPS
+from dcmpress.codecs.interframe.backward_filters import BATCH, TAPS, WIDE_TAPS
 from dcmpress.codecs.interframe.backward_lanes import CLASSES
 from dcmpress.codecs.interframe.backward_mixer import COUNT_START, STEPS
 from dcmpress.codecs.interframe.backward_tables import CLASS_ERROR, INITIAL_WEIGHTS, SQUASH
@@ -16,9 +17,9 @@ _NORTH = 3  # the tap that the first prediction is made from, together with the 
 
 
 class Model:
-    """Everything that adapts, about 1.5 MB, and the scratch arrays of the kernel."""
+    """Everything that adapts, about 1.5 MB, 3.7 MB with guesses, and the scratch arrays of the kernel."""
 
-    def __init__(self, columns: int, level_of: NDArray[np.int32]) -> None:
+    def __init__(self, columns: int, level_of: NDArray[np.int32], guesses: bool = False) -> None:
         # Predictors learn apart for planes without and with a reference: their taps differ.
         self._predictors: list[tuple[NDArray[Any], ...]] = []
         for _ in range(2):
@@ -31,7 +32,7 @@ class Model:
                     np.zeros(2, np.int64),
                     w_ols,
                     np.zeros(TAPS, np.float32),
-                    np.zeros(TAPS, np.float32),
+                    np.zeros(WIDE_TAPS, np.float32),
                 )
             )
         weights = INITIAL_WEIGHTS << 8
@@ -50,10 +51,21 @@ class Model:
             np.zeros(kernel.QUIET_KINDS, np.int32),
             level_of,
         )
+        # Without guesses the kernel wants the arrays all the same.
+        some = int(guesses)
+        self.guesses: tuple[NDArray[Any], ...] = (
+            np.zeros(guess.TABLES * guess.SLOTS * some, np.int32),
+            np.zeros(guess.TABLES * guess.FOUND, np.int64),
+            np.full(guess.TABLES * guess.TIMES, guess.EVEN_CHANCE, np.int32),
+            np.full(guess.CONTEXTS, guess.EVEN_CHANCE, np.int32),
+            np.full(guess.WEIGHT_SETS * LANES, guess.FIRST_WEIGHT, np.int32),
+            np.tile(refinement, guess.CONTEXTS * some),
+            np.zeros(LANES, np.int32),
+        )
         self.scratch: tuple[NDArray[Any], ...] = (
             np.zeros(TAPS * TAPS),
             np.zeros(TAPS, np.float32),
-            np.zeros(TAPS, np.float32),
+            np.zeros(WIDE_TAPS, np.float32),
             np.zeros(6 * LANES, np.float32),
             np.zeros(LANES, np.int32),
             np.zeros(LANES, np.int32),

@@ -88,6 +88,8 @@ def _ratio_classes() -> NDArray[np.int32]:
 
 
 SQUASH = _squash()
+# Its inverse: 256 ln(p / (65536 - p)) for p = 16 i + 8, to the next 1/128 nat.
+STRETCH = np.clip(2 * np.searchsorted(SQUASH, 16 * np.arange(4096) + 8) - 4096, -2047, 2047).astype(np.int32)
 QUANTILE = _quantiles()
 RATIO_CLASS = _ratio_classes()
 RECIPROCAL = np.array([131072 // (2 * n + 3) for n in range(256)], dtype=np.int32)

@@ -2,11 +2,15 @@
 
 Payload, after the header of `dcmpress.codecs.stream`:
 
-    1 byte    0: the samples follow as they are (little endian); 1: forward core; 2: backward core
+    1 byte    0: the samples follow as they are (little endian); 1: forward core; 2, 3: backward core,
+              revision 1 and 2
     1 byte    flags: 1 explicit references, 2 shifts, 4 duplicates
-    ...       duplicates, references, shifts, colour transform, layers, stripes (see docs/codec-interframe.md)
+    ...       duplicates, references, shifts, colour transform or palette, layers
     ...       varint length of each part: for each section, stripe and layer
     ...       the parts
+
+docs/codec-interframe.md describes all of it. Version 2 of the format adds core 3 and palettes; a stream that has
+neither is written as version 1.
 """
 
 import os
@@ -23,6 +27,7 @@ from dcmpress.codecs.bits import ByteReader, put_signed, put_varint
 from dcmpress.codecs.errors import CorruptStreamError
 from dcmpress.codecs.interframe import forward
 from dcmpress.codecs.interframe.analysis import BALANCED, FAST
+from dcmpress.codecs.interframe.palette import find_palette, from_ranks, put_palette, read_palette, to_ranks
 from dcmpress.codecs.interframe.planes import (
     DIFFERENCES,
     NO_TRANSFORM,
@@ -45,7 +50,8 @@ MAX_COLUMNS = 65_535
 """Wider frames are not images, and are stored."""
 SECTION_SAMPLES = 1 << 20
 STRIPE_SAMPLES = 1 << 22
-_STORED, _FORWARD, _BACKWARD = 0, 1, 2
+_STORED, _FORWARD, _BACKWARD, _BACKWARD_2 = 0, 1, 2, 3
+_PALETTE = 3  # beside the colour transforms
 _EXPLICIT, _SHIFTED, _DUPLICATES = 1, 2, 4
 
 Array = NDArray[Any]
@@ -65,7 +71,7 @@ class InterframeCodec(Codec):
     effort: str = "balanced"
 
     codec_id: ClassVar[str] = "interframe"
-    format_version: ClassVar[int] = 1
+    format_version: ClassVar[int] = 2
     dtypes: ClassVar[tuple[str, ...]] = ("uint8", "int8", "uint16", "int16", "uint32", "int32")
     uses_references: ClassVar[bool] = True
 
@@ -90,7 +96,8 @@ class InterframeCodec(Codec):
             payload = _encode(frames, explicit, moved, self.effort)
         if payload is None or len(payload) > frames.nbytes:
             payload = bytes([_STORED]) + frames.astype(frames.dtype.newbyteorder("<"), copy=False).tobytes()
-        return write_stream(MAGIC, self.format_version, frames, payload)
+        version = 2 if payload[0] == _BACKWARD_2 else 1
+        return write_stream(MAGIC, version, frames, payload)
 
     def decode(
         self, data: bytes, select: Sequence[int] | None = None, *, max_pixels: int = MAX_PIXELS
@@ -101,7 +108,7 @@ class InterframeCodec(Codec):
         for i in wanted:
             if not 0 <= i < n:
                 raise IndexError(f"no frame {i} in a stream of {n}")
-        return _decode(payload, header.shape, header.dtype, wanted)
+        return _decode(payload, header.shape, header.dtype, wanted, header.version)
 
 
 def _backward() -> Any:
@@ -157,9 +164,9 @@ def _duplicates(frames: Array) -> list[int]:
     return found
 
 
-def default_references(n: int) -> list[int]:
-    """Return the references that `encode` uses when it is given none: chains of CHAIN frames."""
-    return [i - 1 if i % CHAIN else -1 for i in range(n)]
+def default_references(n: int, chain: int = CHAIN) -> list[int]:
+    """Return the references that `encode` uses when it is given none: chains of `chain` frames."""
+    return [i - 1 if i % chain else -1 for i in range(n)]
 
 
 def _encode(
@@ -168,8 +175,9 @@ def _encode(
     twins = _duplicates(frames)
     kept = np.array([i for i, j in enumerate(twins) if i == j])
     if effort == "dense" and references is None:
-        # The backward core has no index of frames; this keeps every stream at a byte a frame or more.
-        references = default_references(len(frames))
+        # The backward core has no index of frames; this keeps every stream at a byte a frame or more. It decodes
+        # a section from its start, so a frame without reference inside one would bring nothing.
+        references = default_references(len(frames), max(CHAIN, -(-SECTION_SAMPLES // frames[0].size)))
     flags = _EXPLICIT if references is not None else 0
     out = bytearray()
     if len(kept) < len(frames):
@@ -195,8 +203,14 @@ def _encode(
         own = default_references(len(kept))
 
     transform = _choose_transform(frames, kept, effort)
-    layers = find_layers(frames, transform, kept)
-    out.append(transform)
+    palette = _choose_palette(frames, kept, transform) if effort == "dense" else None
+    if palette is None:
+        out.append(transform)
+    else:
+        frames, transform = to_ranks(frames, palette), NO_TRANSFORM
+        out.append(_PALETTE)
+        put_palette(out, palette)
+    layers = find_layers(frames, transform, kept, effort == "dense")
     put_layers(out, layers)
     rows, columns = frames.shape[1:3]
     stripes = _stripes(rows, columns)
@@ -208,7 +222,7 @@ def _encode(
     blobs = [blob for part_blobs in _run(jobs, frames.size) for blob in part_blobs]
     for blob in blobs:
         put_varint(out, len(blob))
-    core = _BACKWARD if effort == "dense" else _FORWARD
+    core = _BACKWARD_2 if effort == "dense" else _FORWARD
     return bytes([core, flags]) + bytes(out) + b"".join(blobs)
 
 
@@ -269,20 +283,53 @@ def _choose_transform(frames: Array, kept: Array, effort: str) -> int:
     """Try the colour transforms on a part of one frame and return the best."""
     if frames.ndim == 3 or frames.shape[3] != 3 or frames.dtype.itemsize > 2:
         return NO_TRANSFORM
-    middle = int(kept[len(kept) // 2])
-    rows, columns = frames.shape[1:3]
-    top, left = max(0, (rows - 256) // 2), max(0, (columns - 512) // 2)
-    sample = np.ascontiguousarray(frames[middle : middle + 1, top : top + 256, left : left + 512])
-    sizes = []
-    part = _Part([-1], None, 0, 1, 0, sample.shape[1], sample.shape[2])
-    for transform in (NO_TRANSFORM, RCT, DIFFERENCES):
-        layers = find_layers(sample, transform, np.zeros(1, np.int64))
-        job = _encode_job(sample, np.zeros(1, np.int64), layers, transform, part, "fast")
-        sizes.append(sum(len(blob) for blob in job()))
+    sample = _middle(frames, kept)
+    sizes = [_size(sample, transform, "fast") for transform in (NO_TRANSFORM, RCT, DIFFERENCES)]
     return int(np.argmin(sizes))
 
 
-def _decode(payload: memoryview, shape: tuple[int, ...], dtype: np.dtype[Any], wanted: list[int]) -> Array:
+def _choose_palette(frames: Array, kept: Array, transform: int) -> Array | None:
+    """Return the palette of colour frames, if ranks take less than components by `transform`."""
+    if frames.ndim == 3 or frames.shape[3] != 3 or frames.dtype != np.uint8:
+        return None
+    palette = find_palette(frames[i] for i in kept)
+    if palette is None:
+        return None
+    sample = _bands(frames, kept)
+    ranked = _size(to_ranks(sample, palette), NO_TRANSFORM, "dense")
+    return palette if ranked < _size(sample, transform, "dense") else None
+
+
+def _middle(frames: Array, kept: Array) -> Array:
+    """Return the middle of the middle frame, as one frame of at most 256 x 512."""
+    middle = int(kept[len(kept) // 2])
+    rows, columns = frames.shape[1:3]
+    top, left = max(0, (rows - 256) // 2), max(0, (columns - 512) // 2)
+    return np.ascontiguousarray(frames[middle : middle + 1, top : top + 256, left : left + 512])
+
+
+def _bands(frames: Array, kept: Array) -> Array:
+    """Return bands of 32 rows from all over the middle frame, 8 at most, as one frame."""
+    middle = frames[kept[len(kept) // 2]]
+    rows = len(middle)
+    tops = np.linspace(0, max(0, rows - 32), min(8, -(-rows // 32))).astype(np.int64)
+    chosen = np.unique(tops[:, np.newaxis] + np.arange(min(rows, 32)))
+    return np.ascontiguousarray(middle[np.newaxis, chosen, :1024])
+
+
+def _size(sample: Array, transform: int, effort: str) -> int:
+    """Return the bytes of one frame, tables not counted."""
+    only = np.zeros(1, np.int64)
+    part = _Part([-1], None, 0, 1, 0, sample.shape[1], sample.shape[2])
+    job = _encode_job(
+        sample, only, find_layers(sample, transform, only, effort == "dense"), transform, part, effort
+    )
+    return sum(len(blob) for blob in job())
+
+
+def _decode(
+    payload: memoryview, shape: tuple[int, ...], dtype: np.dtype[Any], wanted: list[int], version: int
+) -> Array:
     reader = ByteReader(payload)
     core = reader.byte()
     if core == _STORED:
@@ -291,7 +338,7 @@ def _decode(payload: memoryview, shape: tuple[int, ...], dtype: np.dtype[Any], w
         samples = np.frombuffer(reader.take(reader.left), dtype.newbyteorder("<"))
         return samples.reshape(shape)[wanted].astype(dtype)
     flags = reader.byte()
-    if core not in (_FORWARD, _BACKWARD) or flags > 7:
+    if core not in (_FORWARD, _BACKWARD, _BACKWARD_2)[: version + 1] or flags > 7:
         raise CorruptStreamError(f"unknown core {core} or flags {flags}")
     n, rows, columns = shape[:3]
     if n > len(payload) or columns > MAX_COLUMNS:
@@ -315,8 +362,14 @@ def _decode(payload: memoryview, shape: tuple[int, ...], dtype: np.dtype[Any], w
         shifts = [(reader.signed(1 << 15), reader.signed(1 << 15)) for _ in kept]
     transform = reader.byte()
     n_components = shape[3] if len(shape) == 4 else 1
-    if transform > DIFFERENCES or (transform and n_components != 3):
+    if transform > (DIFFERENCES if version == 1 else _PALETTE) or (transform and n_components != 3):
         raise CorruptStreamError(f"unknown colour transform {transform}")
+    palette = None
+    if transform == _PALETTE:
+        if dtype != np.uint8:
+            raise CorruptStreamError("palette for samples that are not bytes")
+        palette = read_palette(reader)
+        shape, dtype, n_components, transform = shape[:3], np.dtype(np.uint16), 1, NO_TRANSFORM
     layers = read_layers(reader, n_components)
     coded_layers = [layer for layer in layers if layer.max_value]
 
@@ -339,7 +392,7 @@ def _decode(payload: memoryview, shape: tuple[int, ...], dtype: np.dtype[Any], w
     if reader.left:
         raise CorruptStreamError("bytes after the last part")
     _run(jobs, out.size)
-    return out
+    return out if palette is None else from_ranks(out, palette)
 
 
 def _decode_job(
@@ -385,9 +438,10 @@ def _decode_job(
 def _decode_planes(
     blob: memoryview, max_value: int, part: _Part, core: int, select: list[int]
 ) -> dict[int, Array]:
-    if core == _BACKWARD:
+    if core != _FORWARD:
+        revision = 1 if core == _BACKWARD else 2
         planes = _backward().decode_planes(
-            bytes(blob), part.shape, max_value, part.references, upto=select[-1] + 1
+            bytes(blob), part.shape, max_value, part.references, upto=select[-1] + 1, revision=revision
         )
         if planes.max() > max_value:
             raise CorruptStreamError("sample above its limit")

@@ -20,6 +20,9 @@ NO_TRANSFORM, RCT, DIFFERENCES = 0, 1, 2
 """Colour: none; the reversible transform of JPEG 2000 (T.800, G.2); G, B - G, R - G."""
 PACK_BELOW = 0.7
 """Values are packed if they use less than this share of their range."""
+PACK_BELOW_DENSE = 0.97
+"""The same for a coder that learns what is worth learning of a value by itself, if the range is short."""
+_SHORT_RANGE = 4096
 
 _MARKED_AT_ONCE = 1 << 17
 _CHANGES_OF_FLAGS = 16
@@ -116,8 +119,8 @@ def frames_from(components: list[Array], transform: int, out: Array) -> None:
         out[..., k] = component.astype(out.dtype)
 
 
-def find_layers(frames: Array, transform: int, index: Array) -> list[Layer]:
-    """Return the layers that hold all components of `frames[index]`."""
+def find_layers(frames: Array, transform: int, index: Array, dense: bool = False) -> list[Layer]:
+    """Return the layers that hold all components of `frames[index]`, for the dense effort or the others."""
     layers: list[Layer] = []
     n_components = 1 if frames.ndim == 3 else frames.shape[3]
     chunks = np.array_split(index, max(1, min(len(index), len(index) * frames[0].size >> 22)))
@@ -132,7 +135,8 @@ def find_layers(frames: Array, transform: int, index: Array) -> list[Layer]:
             layers.append(_layer(frames, chunks, transform, c, least, 0, 16))
             layers.append(_layer(frames, chunks, transform, c, least, 16, 17))
             continue
-        whole = _layer(frames, chunks, transform, c, least, 0, 16, span)
+        share = PACK_BELOW_DENSE if dense and span < _SHORT_RANGE else PACK_BELOW
+        whole = _layer(frames, chunks, transform, c, least, 0, 16, span, share)
         if whole.values is None:
             layers.append(whole)
             continue
@@ -147,7 +151,7 @@ def find_layers(frames: Array, transform: int, index: Array) -> list[Layer]:
             layers.append(_layer(frames, chunks, transform, c, least, flag_bit, 16))
         else:
             layers.append(whole)
-    return [_packed(layer) for layer in layers]
+    return [_packed(layer, dense) for layer in layers]
 
 
 def _frames_at(frames: Array, chunk: Array) -> Array:
@@ -165,13 +169,14 @@ def _layer(
     shift: int,
     bits: int,
     span: int = 1 << 17,
+    share: float = PACK_BELOW,
 ) -> Layer:
     """Return the layer with the values that it has.
 
     Or, for a whole component with values up to `span`, without them once there are too many for ranks to pay:
     then there is no flag bit either.
     """
-    enough = PACK_BELOW * (span + 1)
+    enough = share * (span + 1)
     present = np.zeros(1 << 16, np.bool_)
     mask = min((1 << bits) - 1, 0xFFFF)
     for chunk in chunks:
@@ -185,12 +190,13 @@ def _layer(
     return Layer(component, least, shift, bits, int(values[-1]), values)
 
 
-def _packed(layer: Layer) -> Layer:
+def _packed(layer: Layer, dense: bool) -> Layer:
     """Return the layer with ranks for values if that pays, else with no table."""
     values = layer.values
     if values is None:
         return layer
-    if len(values) < PACK_BELOW * (layer.max_value + 1):
+    share = PACK_BELOW_DENSE if dense and layer.max_value < _SHORT_RANGE else PACK_BELOW
+    if len(values) < share * (layer.max_value + 1):
         return Layer(layer.component, layer.offset, layer.shift, layer.bits, len(values) - 1, values)
     return Layer(layer.component, layer.offset, layer.shift, layer.bits, layer.max_value)
 

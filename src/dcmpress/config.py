@@ -31,6 +31,7 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError
 
 from dcmpress.codecs.registry import codec_names, get_codec
+from dcmpress.storage import targets
 from dcmpress.storage.pipeline import RULE_ATTRIBUTES
 
 DEFAULT_FILE = Path("config.yaml")
@@ -38,6 +39,7 @@ ENVIRONMENT_PREFIX = "DCMPRESS_"
 
 RELOADABLE = (
     "dicom.peers",
+    "dicom.transfer_syntaxes",
     "dicom.allow",
     "dicom.accept_any_caller",
     "dicom.require_called_ae",
@@ -98,6 +100,14 @@ class TlsConfig(_Section):
         return self
 
 
+def _transfer_syntax(name: Any) -> Any:
+    return targets.resolve(name) if isinstance(name, str) else name
+
+
+TransferSyntax = Annotated[str, BeforeValidator(_transfer_syntax)]
+"""A name or UID of `storage.targets`; the value is the UID."""
+
+
 class PeerConfig(_Section):
     """An application entity that C-MOVE may send to."""
 
@@ -107,6 +117,7 @@ class PeerConfig(_Section):
     tls: bool = False
     tls_name: str = ""
     associations: Annotated[int, Field(ge=1, le=32)] = 1
+    transfer_syntaxes: tuple[TransferSyntax, ...] = ()
 
 
 class AllowConfig(_Section):
@@ -131,6 +142,7 @@ class DicomConfig(_Section):
     port: Port = 11112
     tls: TlsConfig = Field(default_factory=TlsConfig)
     peers: Mapping[str, PeerConfig] = {}
+    transfer_syntaxes: tuple[TransferSyntax, ...] = ()
     allow: tuple[AllowConfig, ...] = ()
     accept_any_caller: bool = False
     require_called_ae: bool = False

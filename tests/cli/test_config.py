@@ -172,3 +172,12 @@ def test_changed_keys_are_told_apart_by_what_a_running_node_can_take_over(tmp_pa
     assert "log.level" in now
     assert any(key.startswith("dicom.peers") for key in now)
     assert later == ["dicom.port"]
+
+
+def test_transfer_syntaxes_are_known_by_name_and_uid(tmp_path: Path) -> None:
+    text = "dicom:\n  transfer_syntaxes: [stored, htj2k, 1.2.840.10008.1.2.5]\n"
+    prefix = "1.2.840.10008.1.2."
+    assert load(written(tmp_path, text)).dicom.transfer_syntaxes == ("stored", f"{prefix}4.201", f"{prefix}5")
+    path = written(tmp_path, "dicom:\n  transfer_syntaxes:\n    - jpegls\n")
+    assert problem(path).startswith(f"{path}, line 3: dicom.transfer_syntaxes.0: no transfer syntax 'jpegls'")
+    assert "did you mean jpeg-ls?" in problem(path)

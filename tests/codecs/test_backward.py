@@ -34,10 +34,28 @@ def scene(n: int, rows: int, columns: int, top: int = 4095, seed: int = 5) -> Pl
     return planes_of(np.clip(shape + noise.reshape(shape.shape), 0, top))
 
 
+def screen(n: int, rows: int, columns: int, seed: int = 3) -> Planes:
+    """Lines of text in letters of 6 x 8 samples, with grey edges, beside a scene of noise; the text never moves."""
+    state = seed
+    choices = []
+    for _ in range(8 * 48 + rows * columns):
+        state = (state * 6364136223846793005 + 1442695040888963407) % 2**64
+        choices.append(state >> 33)
+    letters = np.array(choices[: 8 * 48]).reshape(8, 8, 6) % 6 * 40
+    planes = scene(n, rows, columns, top=255, seed=seed)
+    for y in range(rows):
+        for x in range(columns * 3 // 4):
+            letter = letters[choices[8 * 48 + y // 8 * columns + x // 6] % 8]
+            planes[:, y, x] = letter[y % 8, x % 6] if y // 8 % 2 else 17
+    return planes
+
+
 def round_trip(planes: Planes, max_value: int, references: list[int] | None = None) -> bytes:
     before = planes.copy()
     data = encode_planes(planes, max_value, references)
     np.testing.assert_array_equal(planes, before)
+    old = encode_planes(planes, max_value, references, revision=1)
+    np.testing.assert_array_equal(decode_planes(old, planes.shape, max_value, references, revision=1), planes)
     np.testing.assert_array_equal(decode_planes(data, planes.shape, max_value, references), planes)
     return data
 
@@ -79,6 +97,34 @@ def test_full_range_noise_hardly_expands() -> None:
 def test_checkerboard_of_extremes_is_learned() -> None:
     planes = planes_of(np.indices((64, 64)).sum(0)[None] % 2 * 65535)
     assert len(round_trip(planes, 65535)) < 400
+
+
+def test_text_on_a_screen_is_remembered() -> None:
+    planes = screen(1, 160, 200)
+    data = round_trip(planes, 255)
+    assert data[0] == 1
+    assert len(data) < 0.8 * len(encode_planes(planes, 255, revision=1))
+
+
+def test_noise_is_not_guessed() -> None:
+    assert encode_planes(scene(2, 64, 64), 4095)[0] == 0
+
+
+def test_text_that_changes_between_frames_comes_back() -> None:
+    planes = screen(3, 96, 120)
+    planes[1:, 8:32, :60] = screen(2, 24, 80, seed=4)[:, :, :60]
+    data = round_trip(planes, 255)
+    assert data[0] == 1
+    assert len(data) < len(encode_planes(planes, 255, revision=1))
+
+
+def test_an_echo_nine_samples_to_the_west_is_heard() -> None:
+    rng = np.random.default_rng(14)
+    rows = rng.normal(0, 9, (1, 96, 309))
+    for x in range(9, 309):
+        rows[:, :, x] += 0.9 * rows[:, :, x - 9]
+    planes = planes_of(np.round(1000 + rows[:, :, 9:]))
+    assert len(round_trip(planes, 2000)) < 0.97 * len(encode_planes(planes, 2000, revision=1))
 
 
 def test_isolated_spikes_do_not_spoil_a_flat_background() -> None:
@@ -154,32 +200,52 @@ def golden_cases() -> dict[str, tuple[Planes, int, list[int] | None]]:
     }
 
 
-@pytest.mark.parametrize("name", golden_cases())
-def test_published_streams_decode_and_are_written_again(name: str) -> None:
-    planes, max_value, references = golden_cases()[name]
-    golden = (DATA / f"dense-{name}.bin").read_bytes()
-    np.testing.assert_array_equal(decode_planes(golden, planes.shape, max_value, references), planes)
-    assert encode_planes(planes, max_value, references) == golden
+GOLDEN = [(1, name) for name in golden_cases()] + [
+    (2, name) for name in [*golden_cases(), "screen", "screens"]
+]
 
 
-def test_every_cut_and_every_changed_byte_decodes_to_something() -> None:
-    planes = scene(2, 16, 20)
-    data = encode_planes(planes, 4095)
-    for size in range(1, len(data), 7):
-        assert decode_planes(data[:size], planes.shape, 4095).max() <= 4095
-    for position in range(1, len(data), 5):
+@pytest.mark.parametrize(("revision", "name"), GOLDEN)
+def test_published_streams_decode_and_are_written_again(revision: int, name: str) -> None:
+    cases = golden_cases() | {
+        "screen": (screen(1, 96, 128), 255, None),
+        "screens": (screen(3, 72, 96), 255, [-1, 0, 0]),
+    }
+    planes, max_value, references = cases[name]
+    golden = (DATA / (f"dense-{name}.bin" if revision == 1 else f"dense-2-{name}.bin")).read_bytes()
+    decoded = decode_planes(golden, planes.shape, max_value, references, revision=revision)
+    np.testing.assert_array_equal(decoded, planes)
+    assert encode_planes(planes, max_value, references, revision=revision) == golden
+
+
+@pytest.mark.parametrize(("planes", "max_value"), [(scene(2, 16, 20), 4095), (screen(1, 40, 60), 255)])
+def test_every_cut_and_every_changed_byte_decodes_to_something(planes: Planes, max_value: int) -> None:
+    data = encode_planes(planes, max_value)
+    for size in range(2, len(data), 7):
+        assert decode_planes(data[:size], planes.shape, max_value).max() <= max_value
+    for position in range(2, len(data), 5):
         changed = bytearray(data)
         changed[position] ^= 0x55
-        assert decode_planes(bytes(changed), planes.shape, 4095).max() <= 4095
+        assert decode_planes(bytes(changed), planes.shape, max_value).max() <= max_value
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
-@given(st.binary(max_size=300), st.integers(0, 65535), st.integers(1, 40), st.integers(1, 40))
-def test_any_bytes_decode_to_the_declared_shape(data: bytes, max_value: int, rows: int, columns: int) -> None:
+@given(
+    st.sampled_from([b"", b"\0\0", b"\1\0"]),
+    st.binary(max_size=300),
+    st.integers(0, 65535),
+    st.integers(1, 40),
+    st.integers(1, 40),
+    st.sampled_from([1, 2]),
+)
+def test_any_bytes_decode_to_the_declared_shape(
+    head: bytes, rest: bytes, max_value: int, rows: int, columns: int, revision: int
+) -> None:
+    data = head + rest
     try:
-        planes = decode_planes(data, (3, rows, columns), max_value, [-1, 0, 0])
+        planes = decode_planes(data, (3, rows, columns), max_value, [-1, 0, 0], revision=revision)
     except CorruptStreamError:
-        assert data[0] != 0
+        assert data[:revision] not in (b"\0", b"\0\0", b"\1\0")
         return
     assert planes.shape == (3, rows, columns)
     assert planes.max() <= max_value
@@ -188,6 +254,14 @@ def test_any_bytes_decode_to_the_declared_shape(data: bytes, max_value: int, row
 def test_a_damaged_table_of_contexts_is_refused() -> None:
     for data in (b"\x05", b"\x20" + bytes(31), b"\xff" * 40):
         with pytest.raises(CorruptStreamError):
+            decode_planes(data, (1, 4, 4), 255, revision=1)
+        with pytest.raises(CorruptStreamError):
+            decode_planes(b"\0" + data, (1, 4, 4), 255)
+
+
+def test_unknown_flags_are_refused() -> None:
+    for data in (b"", b"\2\0", b"\x20" + bytes(60)):
+        with pytest.raises(CorruptStreamError, match="flags"):
             decode_planes(data, (1, 4, 4), 255)
 
 

@@ -103,6 +103,8 @@ def main() -> None:
             assert echo(node.port) == 0
             echoes.append(time.monotonic() - started)
             states.append(state(pid))
+            if len(states) % 30 == 0:
+                print(states[-1], flush=True)
             time.sleep(2)
         for talker in talkers:
             talker.join()

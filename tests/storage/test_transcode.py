@@ -16,10 +16,14 @@ from dcmpress.storage.elements import (
     IMPLICIT_VR_LITTLE_ENDIAN,
 )
 from dcmpress.storage.errors import ConversionError
-from dcmpress.storage.transcode import choose, convert
+from dcmpress.storage.transcode import convert as convert_to_pieces
 from tests.storage.objects import encoded, image, picture
 
 EXPLICIT, IMPLICIT = EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
+
+
+def convert(data: bytes, stored: str, target: str) -> bytes:
+    return b"".join(convert_to_pieces(data, stored, target).pieces())
 
 
 def deflated(data: bytes) -> bytes:
@@ -66,6 +70,13 @@ def test_bytes_in_words_are_turned() -> None:
     assert converted == encoded(little)
 
 
+def test_deflated_on_the_way_out() -> None:
+    for stored in (EXPLICIT, IMPLICIT):
+        packed = convert(encoded(image(1), stored), stored, DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN)
+        assert len(packed) % 2 == 0
+        assert zlib.decompressobj(-zlib.MAX_WBITS).decompress(packed) == encoded(image(1))
+
+
 @pytest.mark.parametrize("length", [-1, -50, -200, 300, 150, 20])
 def test_what_is_cut_short_is_not_converted(length: int) -> None:
     data = encoded(image(1))[:length]
@@ -86,9 +97,3 @@ def test_deflated() -> None:
 def test_a_deflated_reference_is_not_taken_for_a_data_set() -> None:
     with pytest.raises(ConversionError):
         convert(deflated(encoded(image(1))), "1.2.840.10008.1.2.4.95", EXPLICIT)
-
-
-def test_choice_prefers_the_exact_bytes() -> None:
-    assert choose("1.2.840.10008.1.2.4.70", [IMPLICIT, "1.2.840.10008.1.2.4.70"]) == "1.2.840.10008.1.2.4.70"
-    assert choose("1.2.840.10008.1.2.4.70", [IMPLICIT, EXPLICIT]) == EXPLICIT
-    assert choose("1.2.840.10008.1.2.4.70", ["1.2.840.10008.1.2.4.90"]) is None

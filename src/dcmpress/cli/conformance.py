@@ -21,7 +21,7 @@ from dcmpress.scp.contexts import (
 )
 from dcmpress.storage.catalog.attributes import ATTRIBUTES, Level
 from dcmpress.storage.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from dcmpress.storage.transcode import TARGETS
+from dcmpress.storage.targets import COMPRESSED, UNCOMPRESSED
 
 TEMPLATE = "conformance.md"
 """The statement's text, beside this module; what can drift from the code is filled in."""
@@ -51,7 +51,8 @@ def statement(config: Config) -> str:
         list_a=", ".join(_named(uid) for uid in QUERY_SYNTAXES),
         list_b="\n".join(f"- {_named(uid)}" for uid in STORAGE_SYNTAXES),
         attributes="\n".join(_attributes(level) for level in Level),
-        targets=" or ".join(UID(uid).name for uid in TARGETS),
+        uncompressed=", ".join(UID(uid).name for uid in UNCOMPRESSED),
+        compressed="\n".join(f"- {_named(uid)}" for uid in COMPRESSED),
         move_retry=f"{dicom.move_retry_seconds:g}",
         policy=dicom.commitment.policy,
         hours=f"{dicom.commitment.give_up_hours:g}",

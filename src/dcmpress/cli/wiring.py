@@ -54,9 +54,18 @@ def scp_settings(config: Config) -> ScpSettings:
         bind=dicom.bind,
         port=dicom.port,
         peers=tuple(
-            Peer(peer.ae_title, peer.host, peer.port, peer.tls, peer.tls_name, peer.associations)
+            Peer(
+                peer.ae_title,
+                peer.host,
+                peer.port,
+                peer.tls,
+                peer.tls_name,
+                peer.associations,
+                peer.transfer_syntaxes,
+            )
             for peer in dicom.peers.values()
         ),
+        transfer_syntaxes=dicom.transfer_syntaxes,
         allow=tuple(AllowedCaller(caller.ae_title, caller.networks) for caller in dicom.allow),
         require_called_ae=dicom.require_called_ae,
         tls_port=dicom.tls.port,
