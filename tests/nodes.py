@@ -100,6 +100,11 @@ class Node:
         commands = {pid: _command_line(pid) for pid in _descendants(own)}
         return [own, *(pid for pid, command in commands.items() if "multiprocessing.forkserver" in command)]
 
+    def processes(self) -> list[int]:
+        """Return the node's process and everything that it has started."""
+        assert self.process is not None
+        return [self.process.pid, *_descendants(self.process.pid)]
+
     def serving(self) -> list[int]:
         """Return the processes that serve associations."""
         own, *others = self.listeners()

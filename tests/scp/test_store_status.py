@@ -90,7 +90,7 @@ def test_a_disk_that_fills_in_the_middle_of_a_store(node: Node) -> None:
             assert wire.store(1, MR, small, encoded(data_set)) == 0  # the association goes on
             wire.release()
     finally:
-        for pid in node.listeners():
+        for pid in node.processes():  # workers that began meanwhile too
             resource.prlimit(pid, resource.RLIMIT_FSIZE, (hard, hard))
     assert not node.partial()
     assert uid not in found(node.port)
