@@ -44,6 +44,10 @@ _SMALL_BUFFER: Final = 1 << 16
 _LARGE_BUFFER: Final = 1 << 19
 """Bytes read at a time: the first suffices for commands, the second is taken when images come."""
 
+_QUICK_ACK: Final = getattr(socket, "TCP_QUICKACK", None)
+"""Set before each wait, as Linux forgets it: a peer with Nagle's algorithm on (DCMTK, pynetdicom) holds the rest
+of a message back until we acknowledge its first packet, which the kernel would else put off for 40 ms."""
+
 _IOVECS: Final = 64
 _SHORT_SEND: Final = 1 << 14
 _MOST_HELD: Final = 1 << 14
@@ -169,6 +173,8 @@ class UpperLayer:
             raise ConnectionLostError(f"peer {what}")
         try:
             self.socket.settimeout(left)
+            if _QUICK_ACK is not None:
+                self.socket.setsockopt(socket.IPPROTO_TCP, _QUICK_ACK, 1)
             count = self.socket.recv_into(self._view[self._end :])
         except TimeoutError:
             raise ConnectionLostError(f"peer {what}") from None
