@@ -9,6 +9,28 @@ import numpy as np
 import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate
+from pydicom.uid import (
+    HEVCM10P51,
+    HEVCMP51,
+    JPEG2000,
+    MPEG2MPHL,
+    MPEG2MPML,
+    MPEG4HP41,
+    MPEG4HP41BD,
+    MPEG4HP42STEREO,
+    MPEG4HP422D,
+    MPEG4HP423D,
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
+    RLELossless,
+)
 
 from tests.corpus_files import corpus, data_set, part10_files, series_files
 from tests.nodes import PEER_ENVIRONMENT, Node, dcmtk, free_port, sha256
@@ -56,14 +78,56 @@ def test_echoscu(node: Node) -> None:
     dcmtk("echoscu", "-aet", "ECHO", "-aec", "DCMPRESS", HOST, str(node.port))
 
 
-@pytest.mark.parametrize("option", ["-x=", "-xe", "-xb", "-xi", "-xs", "-xy", "-xr", "-xt", "-xv", "-xd"])
-def test_storescu_whatever_it_proposes(node: Node, option: str, tmp_path: Path) -> None:
+# Every option by which storescu proposes transfer syntaxes, with the one that it adds to the uncompressed ones.
+PROPOSALS = {
+    "-x=": "", "-xe": "", "-xb": "", "-xi": "",
+    "-xs": JPEGLosslessSV1, "-xy": JPEGBaseline8Bit, "-xx": JPEGExtended12Bit,
+    "-xv": JPEG2000Lossless, "-xw": JPEG2000, "-xt": JPEGLSLossless, "-xu": JPEGLSNearLossless,
+    "-xm": MPEG2MPML, "-xh": MPEG2MPHL, "-xn": MPEG4HP41, "-xl": MPEG4HP41BD,
+    "-x2": MPEG4HP422D, "-x3": MPEG4HP423D, "-xo": MPEG4HP42STEREO, "-x4": HEVCMP51, "-x5": HEVCM10P51,
+    "-xr": RLELossless, "-xd": DeflatedExplicitVRLittleEndian,
+}  # fmt: skip
+VIDEO = ["-xm", "-xh", "-xn", "-xl", "-x2", "-x3", "-xo", "-x4", "-x5"]
+"""Options that propose one transfer syntax of video and nothing else."""
+
+
+@pytest.mark.parametrize("how", [[], ["+C"], ["-R"]], ids=["apart", "combined", "required"])
+@pytest.mark.parametrize("option", [option for option in PROPOSALS if option not in VIDEO])
+def test_storescu_whatever_it_proposes(node: Node, option: str, how: list[str], tmp_path: Path) -> None:
     """Each option proposes other transfer syntaxes; an uncompressed image can be sent with all of them."""
     dataset = dcmread(SERIES[0])
-    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = f"1.2.3.4.{ord(option[-1])}"
+    uid = f"1.2.3.4.{ord(option[-1])}.{len(how) and ord(how[0][1])}"
+    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = uid
     dataset.save_as(tmp_path / "image.dcm")
-    dcmtk("storescu", option, HOST, str(node.port), tmp_path / "image.dcm")
-    assert dataset.SOPInstanceUID in found(node.port)
+    dcmtk("storescu", option, *how, HOST, str(node.port), tmp_path / "image.dcm")
+    assert uid in found(node.port)
+
+
+@pytest.mark.parametrize("option", [option for option in PROPOSALS if PROPOSALS[option]])
+def test_storescu_sends_what_is_compressed(node: Node, option: str, tmp_path: Path) -> None:
+    """In the proposed transfer syntax; what is kept is what was sent, every byte of the pixel data."""
+    syntax = UID(PROPOSALS[option])
+    image = next((dcmread(p) for p in part10_files() if data_set(p)[0].transfer_syntax_uid == syntax), None)
+    if image is None:  # no video in the corpus; neither side looks into it
+        image = dcmread(SERIES[0])
+        if syntax.is_encapsulated:
+            image.PixelData = encapsulate([bytes(range(256)) * 40], has_bot=False)
+    image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = f"1.2.3.5.{ord(option[-1])}"
+    image.file_meta.TransferSyntaxUID = syntax
+    image.save_as(tmp_path / "image.dcm", enforce_file_format=True)
+    dcmtk("storescu", option, "-R", HOST, str(node.port), tmp_path / "image.dcm")
+    node.command("export", image.SOPInstanceUID, str(tmp_path / "out"))
+    (came,) = (dcmread(path) for path in (tmp_path / "out").rglob("*") if path.is_file())
+    assert came.file_meta.TransferSyntaxUID == syntax
+    assert came.PixelData == image.PixelData
+
+
+def test_termscu_does_not_stop_the_node(node: Node) -> None:
+    """DCMTK's own servers end when they are asked to by its private Shutdown SOP class; an archive must not."""
+    dcmtk("termscu", HOST, str(node.port), check=False)
+    dcmtk("echoscu", HOST, str(node.port))
+    assert node.process is not None
+    assert node.process.poll() is None
 
 
 def test_dcmsend_of_the_whole_corpus(tmp_path: Path) -> None:
