@@ -33,6 +33,17 @@ def load64(typingctx: Any, buffer: Any, offset: Any) -> Any:
     return signature, generate
 
 
+@intrinsic
+def leading_zeros(typingctx: Any, value: Any) -> Any:
+    """Return how many of the 64 bits of a uint64 are zero before the first one: 64 for 0."""
+    signature = types.int64(types.uint64)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.ctlz(arguments[0], ir.IntType(1)(0))
+
+    return signature, generate
+
+
 def put_varint(out: bytearray, value: int) -> None:
     """Append `value` >= 0 in groups of 7 bits, least significant first (LEB128)."""
     while value > 0x7F:

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from dcmpress.codecs.bits import ByteReader, put_varint
 from dcmpress.codecs.errors import CorruptStreamError
-from dcmpress.codecs.jpeg_ls_kernels import code_scan
+from dcmpress.codecs.jpeg_ls_decode import READ_SLACK, decode_scan
+from dcmpress.codecs.jpeg_ls_encode import MOST_SAMPLE_BYTES, encode_scan
 from dcmpress.codecs.jpeg_markers import AFTER, next_segment, signed
 
 _SOF55, _LSE, _SOS, _DRI = 0xF7, 0xF8, 0xDA, 0xDD
@@ -60,7 +61,7 @@ class _Image:
 
 def take_apart(data: bytes, shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[Array, list[bytes]] | None:
     """Return (frame, recipes to try); see `restorable`."""
-    coded = np.frombuffer(bytearray(data + AFTER), np.uint8)
+    coded = np.frombuffer(data + AFTER + bytes(READ_SLACK), np.uint8)
     image = _Image()
     planes = np.empty((0, 0, 0), np.uint16)
     recipe = bytearray()
@@ -72,9 +73,8 @@ def take_apart(data: bytes, shape: tuple[int, ...], dtype: np.dtype[Any]) -> tup
                 return None
             planes = np.empty((len(image.components), image.rows, image.columns), np.uint16)
         _check_scan(image, done, chosen)
-        end = int(
-            code_scan(False, coded, at, planes[done : done + len(chosen)], together, image.parameters())
-        )
+        chosen_planes = planes[done : done + len(chosen)]
+        end = int(decode_scan(coded, at, chosen_planes, together, image.parameters()))
         if not 0 <= end <= len(data):
             return None
         put_varint(recipe, end - at)
@@ -111,8 +111,10 @@ def put_together(frame: Array, recipe: bytes) -> bytes:
         chosen_planes = planes[done : done + len(chosen)]
         if int(chosen_planes.max()) > parameters[0]:
             raise CorruptStreamError("JPEG-LS: a sample beyond MAXVAL")
-        out = np.empty(min(size + 64, 9 * chosen_planes.size + 64), np.uint8)
-        end = int(code_scan(True, out, 0, chosen_planes, together, parameters))
+        limit = min(size + 64, 9 * chosen_planes.size + 64)
+        row = len(chosen) * image.columns
+        out = np.empty(limit + MOST_SAMPLE_BYTES * row, np.uint8)
+        end = int(encode_scan(out, limit, chosen_planes, together, parameters))
         if end < 0:
             raise CorruptStreamError("JPEG-LS: the samples do not fit the recipe")
         parts += [before, out[:end].tobytes()]
