@@ -17,7 +17,7 @@ from dcmpress.codecs.interframe.backward_guess import samples_recur
 from dcmpress.codecs.interframe.backward_levels import choose_levels, read_levels
 from dcmpress.codecs.interframe.backward_model import Model, PlaneMemory
 
-TRIAL_SIZE = 128
+TRIAL_SIZE = 64
 """Rows and columns of the part on which guesses are tried, where a trial is needed."""
 REVISION = 2
 """What is written; 1 is read for ever."""

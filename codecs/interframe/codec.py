@@ -27,7 +27,8 @@ from dcmpress.codecs.bits import ByteReader, put_signed, put_varint
 from dcmpress.codecs.errors import CorruptStreamError
 from dcmpress.codecs.interframe import forward
 from dcmpress.codecs.interframe.analysis import BALANCED, FAST
-from dcmpress.codecs.interframe.palette import find_palette, from_ranks, put_palette, read_palette, to_ranks
+from dcmpress.codecs.interframe.colour_choice import choose_colours
+from dcmpress.codecs.interframe.palette import from_ranks, put_palette, read_palette, to_ranks
 from dcmpress.codecs.interframe.planes import (
     DIFFERENCES,
     NO_TRANSFORM,
@@ -202,12 +203,11 @@ def _encode(
     else:
         own = default_references(len(kept))
 
-    transform = _choose_transform(frames, kept, effort)
-    palette = _choose_palette(frames, kept, transform) if effort == "dense" else None
+    transform, palette = _choose_colours(frames, kept, effort)
     if palette is None:
         out.append(transform)
     else:
-        frames, transform = to_ranks(frames, palette), NO_TRANSFORM
+        frames = to_ranks(frames, palette)
         out.append(_PALETTE)
         put_palette(out, palette)
     layers = find_layers(frames, transform, kept, effort == "dense")
@@ -279,25 +279,15 @@ def _encode_planes(planes: Array, max_value: int, part: _Part, effort: str) -> b
     return forward.encode_planes(planes, max_value, part.references, part.shifts, settings)
 
 
-def _choose_transform(frames: Array, kept: Array, effort: str) -> int:
-    """Try the colour transforms on a part of one frame and return the best."""
+def _choose_colours(frames: Array, kept: Array, effort: str) -> tuple[int, Array | None]:
+    """Return the best colour transform, and for `dense` the palette that is better still, or None."""
     if frames.ndim == 3 or frames.shape[3] != 3 or frames.dtype.itemsize > 2:
-        return NO_TRANSFORM
+        return NO_TRANSFORM, None
+    if effort == "dense":
+        return choose_colours(frames, kept)
     sample = _middle(frames, kept)
-    sizes = [_size(sample, transform, "fast") for transform in (NO_TRANSFORM, RCT, DIFFERENCES)]
-    return int(np.argmin(sizes))
-
-
-def _choose_palette(frames: Array, kept: Array, transform: int) -> Array | None:
-    """Return the palette of colour frames, if ranks take less than components by `transform`."""
-    if frames.ndim == 3 or frames.shape[3] != 3 or frames.dtype != np.uint8:
-        return None
-    palette = find_palette(frames[i] for i in kept)
-    if palette is None:
-        return None
-    sample = _bands(frames, kept)
-    ranked = _size(to_ranks(sample, palette), NO_TRANSFORM, "dense")
-    return palette if ranked < _size(sample, transform, "dense") else None
+    sizes = [_size(sample, transform) for transform in (NO_TRANSFORM, RCT, DIFFERENCES)]
+    return int(np.argmin(sizes)), None
 
 
 def _middle(frames: Array, kept: Array) -> Array:
@@ -308,22 +298,11 @@ def _middle(frames: Array, kept: Array) -> Array:
     return np.ascontiguousarray(frames[middle : middle + 1, top : top + 256, left : left + 512])
 
 
-def _bands(frames: Array, kept: Array) -> Array:
-    """Return bands of 32 rows from all over the middle frame, 8 at most, as one frame."""
-    middle = frames[kept[len(kept) // 2]]
-    rows = len(middle)
-    tops = np.linspace(0, max(0, rows - 32), min(8, -(-rows // 32))).astype(np.int64)
-    chosen = np.unique(tops[:, np.newaxis] + np.arange(min(rows, 32)))
-    return np.ascontiguousarray(middle[np.newaxis, chosen, :1024])
-
-
-def _size(sample: Array, transform: int, effort: str) -> int:
-    """Return the bytes of one frame, tables not counted."""
+def _size(sample: Array, transform: int) -> int:
+    """Return the bytes of one frame in the fast effort, tables not counted."""
     only = np.zeros(1, np.int64)
     part = _Part([-1], None, 0, 1, 0, sample.shape[1], sample.shape[2])
-    job = _encode_job(
-        sample, only, find_layers(sample, transform, only, effort == "dense"), transform, part, effort
-    )
+    job = _encode_job(sample, only, find_layers(sample, transform, only), transform, part, "fast")
     return sum(len(blob) for blob in job())
 
 

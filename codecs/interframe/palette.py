@@ -14,22 +14,27 @@ from numpy.typing import NDArray
 from dcmpress.codecs.bits import ByteReader, put_varint
 from dcmpress.codecs.errors import CorruptStreamError
 from dcmpress.codecs.interframe.side import SideReader, SideWriter
+from dcmpress.codecs.jit import njit
 
 MAX_COLOURS = 4096
 """More colours are no palette."""
+_SLOTS = 1 << 14
 _NEARLY_GREY = 12
 """Distance of red and blue from green, together, up to which a colour is ranked among the greys."""
 
 Array = NDArray[Any]
+_U = np.uint64
 
 
 def find_palette(frames: Iterable[Array]) -> Array | None:
     """Return the colours of uint8 frames (rows, columns, 3), ranked: (colours, 3); None if they are too many."""
-    found = np.zeros(0, np.int64)
+    slots = np.full(_SLOTS, -1, np.int64)
+    count = 0
     for frame in frames:
-        found = np.union1d(found, np.unique(_keys(frame)))
-        if len(found) > MAX_COLOURS:
+        count = _meet(np.ascontiguousarray(frame).reshape(-1, 3), slots, count)
+        if count > MAX_COLOURS:
             return None
+    found = np.sort(slots[slots >= 0])
     colours = np.stack([found >> 16, found >> 8 & 255, found & 255], axis=1)
     red, green, blue = colours.T
     coloured = np.abs(red - green) + np.abs(blue - green) > _NEARLY_GREY
@@ -39,11 +44,16 @@ def find_palette(frames: Iterable[Array]) -> Array | None:
 
 def to_ranks(frames: Array, palette: Array) -> Array:
     """Return the frames as ranks of `palette`, which must have all their colours: (n, rows, columns), uint16."""
+    slots = np.full(_SLOTS, -1, np.int64)
+    rank_of = np.zeros(_SLOTS, np.uint16)
     keys = _keys(palette)
-    order = np.argsort(keys)
+    for rank, key in enumerate(keys.tolist()):
+        place = _place(key, slots)
+        slots[place] = key
+        rank_of[place] = rank
     ranks = np.empty(frames.shape[:3], np.uint16)
     for frame, target in zip(frames, ranks, strict=True):
-        target[...] = order[np.searchsorted(keys[order], _keys(frame))]
+        _rank(np.ascontiguousarray(frame).reshape(-1, 3), slots, rank_of, target.reshape(-1))
     return ranks
 
 
@@ -59,6 +69,47 @@ def from_ranks(ranks: Array, palette: Array) -> Array:
         raise CorruptStreamError("rank beyond the palette")
     frames: Array = palette.astype(np.uint8)[ranks]
     return frames
+
+
+@njit
+def _place(key, slots):
+    """Return the slot of a colour, or the one that it would be put into; there must be an empty one."""
+    i = ((key * 0x7FEB352D) >> 16) & (_SLOTS - 1)
+    while slots[_U(i)] >= 0 and slots[_U(i)] != key:
+        i = (i + 1) & (_SLOTS - 1)
+    return i
+
+
+@njit
+def _meet(pixels, slots, count):
+    """Put the colours of the pixels into the slots; return how many there are, or the first number too many."""
+    last = np.int64(-1)
+    for i in range(len(pixels)):
+        p = _U(i)
+        key = np.int64(pixels[p, 0]) << 16 | np.int64(pixels[p, 1]) << 8 | np.int64(pixels[p, 2])
+        if key == last:
+            continue
+        last = key
+        place = _place(key, slots)
+        if slots[_U(place)] < 0:
+            slots[_U(place)] = key
+            count += 1
+            if count > MAX_COLOURS:
+                break
+    return count
+
+
+@njit
+def _rank(pixels, slots, rank_of, ranks):
+    last = np.int64(-1)
+    rank = np.uint16(0)
+    for i in range(len(pixels)):
+        p = _U(i)
+        key = np.int64(pixels[p, 0]) << 16 | np.int64(pixels[p, 1]) << 8 | np.int64(pixels[p, 2])
+        if key != last:
+            last = key
+            rank = rank_of[_U(_place(key, slots))]
+        ranks[p] = rank
 
 
 def put_palette(out: bytearray, palette: Array) -> None:
