@@ -126,6 +126,7 @@ class Dcmpress(Server):
     group_mib = 4096
     effort = "balanced"
     cache_mib = 256
+    disk_cache_gib = 0.0
     processes = 1
 
     def command(self) -> list[str]:
@@ -133,7 +134,7 @@ class Dcmpress(Server):
             "dicom": {"port": self.port, "ae_title": self.ae_title, "processes": self.processes},
             "storage": {"root": str(self.data), "reserve_mib": 0},
             "pipeline": {"settle_seconds": self.settle_seconds, "group_mib": self.group_mib},
-            "retrieval": {"cache_mib": self.cache_mib},
+            "retrieval": {"cache_mib": self.cache_mib, "disk_cache_gib": self.disk_cache_gib},
             "compression": {"rules": [{"codec": "interframe", "effort": self.effort}]},
         }
         path = self.folder / "config.yaml"
@@ -162,14 +163,22 @@ class DcmpressBusy(Dcmpress):
 
 
 class DcmpressSettled(Dcmpress):
-    """This node with default effort, compressing as soon as a series is quiet."""
+    """This node with default effort, compressing as soon as a series is quiet: what was received lately."""
 
     settle_seconds = 1
     group_mib = 256
+    disk_cache_gib = 32.0
 
 
-class DcmpressDecoding(DcmpressSettled):
-    """The same, keeping nothing in memory: each retrieval is decoded from blobs."""
+class DcmpressMemory(DcmpressSettled):
+    """The same without a disk cache, asked again: a series that was decoded lately."""
+
+    name = "dcmpress, from memory"
+    disk_cache_gib = 0.0
+
+
+class DcmpressDecoding(DcmpressMemory):
+    """The same, keeping nothing in memory either: each retrieval is decoded from blobs."""
 
     name = "dcmpress, decoding"
     cache_mib = 0

@@ -12,6 +12,7 @@ from dcmpress.storage.catalog.query import Query
 from dcmpress.storage.catalog.recording import OnConflict, Outcome, Recorded
 from dcmpress.storage.catalog.search import Located, Match
 from dcmpress.storage.catalog.settling import SpooledInstance
+from dcmpress.storage.disk_cache import DiskCache
 from dcmpress.storage.elements import Buffer
 from dcmpress.storage.errors import ConflictError, MalformedError, MismatchError, MissingError
 from dcmpress.storage.folders import make_folder
@@ -48,6 +49,8 @@ class ArchiveSettings:
     on_unreadable: OnUnreadable = "keep"
     cache_bytes: int = 0
     """Of decoded data sets that are kept in memory for the next retrieval; 0: none."""
+    disk_cache_bytes: int = 0
+    """Of spool files that stay, for retrieval, when their instances lie in blobs; 0: none."""
 
 
 @dataclass(frozen=True)
@@ -86,9 +89,15 @@ class Archive:
         self.spool = Spool(settings.root / "spool", settings.reserve)
         self.blobs = FolderBlobStore(settings.blob_folder or settings.root / "blobs")
         self.catalog = Catalog.open(settings.catalog_url or f"sqlite:///{settings.root / 'catalog.sqlite'}")
-
+        self.disk_cache = DiskCache(settings.root / "cache", settings.disk_cache_bytes, settings.reserve)
+        self.spool.make_room = self.disk_cache.make_room
         self.retriever = Retriever(
-            self.spool, self.blobs, settings.root / "tmp", self._where_now, settings.cache_bytes
+            self.spool,
+            self.blobs,
+            settings.root / "tmp",
+            self._where_now,
+            settings.cache_bytes,
+            self.disk_cache,
         )
 
     def close(self) -> None:
@@ -296,8 +305,9 @@ class Archive:
         for name in sorted(names):
             try:
                 entry = self.spool.entry(name)
-                if self._settled(entry):
-                    self.spool.remove(name)
+                settled = self._settled(entry)
+                if settled is not None:
+                    self.release(name, *settled)
                     continue
                 leading = self._read_entry(entry)
                 self._record(entry, leading)
@@ -308,17 +318,25 @@ class Archive:
                 if self.spool.path(name).exists():  # else its own process has dropped it meanwhile
                     recovered.problems[name] = str(error)
 
-    def _settled(self, entry: SpoolEntry) -> bool:
-        """Tell whether a spool file is what a blob was made of: its removal failed, or never came."""
+    def _settled(self, entry: SpoolEntry) -> tuple[str, int] | None:
+        """Return the blob, and the number in it, that was made of a spool file whose removal failed or never came."""
         if self.catalog.current_version(entry.meta.sop_instance_uid) is None:  # so it is for nearly all
-            return False
-        return any(
-            (version.sha256, version.received_at) == (entry.sha256, entry.received_at)
-            and version.blob_name is not None
-            and not version.damaged
-            and self._is_there(version)
-            for version in self.catalog.versions(entry.meta.sop_instance_uid)
-        )
+            return None
+        for version in self.catalog.versions(entry.meta.sop_instance_uid):
+            if (
+                (version.sha256, version.received_at) == (entry.sha256, entry.received_at)
+                and version.blob_name is not None
+                and version.blob_index is not None
+                and not version.damaged
+                and self._is_there(version)
+            ):
+                return version.blob_name, version.blob_index
+        return None
+
+    def release(self, spool_name: str, blob_name: str, number: int) -> None:
+        """Let go of a spool file that nothing needs any more, as the instance lies in a blob."""
+        if not self.disk_cache.keep(self.spool.path(spool_name), blob_name, number):
+            self.spool.remove(spool_name)
 
     def spooled(self) -> Iterator[SpooledInstance]:
         """Yield the instances that lie in the spool and are not known to be damaged."""

@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
@@ -189,6 +189,8 @@ class Pipeline:
 
     def _run(self) -> None:
         self._warm()
+        with suppress(OSError):  # the next blob sees to it
+            self.archive.disk_cache.trim()
         while not self._stopping.is_set():
             try:
                 quiet_since = datetime.now(UTC) - timedelta(seconds=self.settings.settle_seconds)
@@ -365,8 +367,10 @@ class Pipeline:
         freed = settling.settle(group.blob_pk, facts, placements)
         # From here on the blob is the only copy: nothing that fails now may reach `_forget`.
         try:
+            numbers = {name: number for number, name in enumerate(result.order)}
             for name in freed:
-                self.archive.spool.remove(name)
+                self.archive.release(name, group.blob_name, numbers[name])
+            self.archive.disk_cache.trim()
             self._report(group, result, codec_id)
             self._derive_previews(group, len(result.order))
         except Exception:
@@ -427,6 +431,7 @@ class Pipeline:
         failures = self._failed.get(group.series_pk, (0, 0.0))[0] + 1
         if of_disk:  # says nothing against the images: they wait for space, and are not taken one by one
             failures = min(failures, _PATIENCE - 1)
+            self.archive.disk_cache.make_room(sum(instance.size for instance in group.instances))
         pause = _BACK_OFF[min(failures, len(_BACK_OFF)) - 1]
         self._failed[group.series_pk] = (failures, monotonic() + pause)
         self.counters.failures += 1

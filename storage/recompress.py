@@ -189,4 +189,5 @@ def remove_unreferenced(archive: Archive) -> int:
     for blob_pk, name in unreferenced:
         archive.catalog.settling.forget_blob(blob_pk)
         archive.blobs.remove(name)
+        archive.disk_cache.remove(name)
     return len(unreferenced)

@@ -1,6 +1,6 @@
-"""Instances on their way out: decoded ahead of the network, on all cores, in bounded memory, and never
-handed over before a checksum confirms that they are what was received: SHA-256 for what was decoded, CRC-32
-for what SHA-256 had confirmed before it was kept in memory.
+"""Instances on their way out: read or decoded ahead of the network, on all cores, in bounded memory, and never
+handed over before a checksum confirms that they are what was received: SHA-256 for what was read or decoded,
+CRC-32 for what SHA-256 had confirmed before it was kept in memory.
 """
 
 import hashlib
@@ -14,12 +14,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
+import structlog
 from pydicom.uid import UID
 
 from dcmpress.storage.blobstore import FolderBlobStore
 from dcmpress.storage.catalog.search import Located
+from dcmpress.storage.disk_cache import DiskCache
 from dcmpress.storage.elements import Buffer
 from dcmpress.storage.encapsulation import Converted
 from dcmpress.storage.errors import ConversionError, DamagedError, MissingError, StorageError
@@ -29,11 +31,17 @@ from dcmpress.storage.recent import RecentDataSets, Visits
 from dcmpress.storage.spool import Spool
 from dcmpress.storage.transcode import convert
 
+logger: Any = structlog.get_logger("dcmpress.retrieve")
+
 IN_MEMORY = 64 << 20
-"""Bytes of a data set that is assembled in memory; a larger one goes through an unnamed temporary file."""
+"""Bytes of a data set that is assembled in memory; a larger one that is decoded goes through an unnamed temporary
+file, and one that is read is sent from its own file."""
 
 BATCH_BYTES = 16 << 20
 """Bytes of data sets that one task decodes."""
+
+READ_BYTES = 2 << 20
+"""Bytes of data sets that one task reads as they are: so few that they are sent from the processor's cache."""
 
 AHEAD = 3
 """Tasks of a retrieval decoded or being decoded beyond the one that is being sent."""
@@ -57,6 +65,8 @@ class Outgoing:
     """Of the data set in that transfer syntax, in bytes."""
     _data: bytes | None = None
     _file: IO[bytes] | None = None
+    _offset: int = 0
+    """Of the data set in the file."""
     _converted: Converted | None = None
 
     def pieces(self) -> Iterator[bytes]:
@@ -67,7 +77,7 @@ class Outgoing:
             yield self._data
         elif self._file is not None:
             with self._file as file:
-                file.seek(0)
+                file.seek(self._offset)
                 while chunk := file.read(_CHUNK):
                     yield chunk
 
@@ -86,7 +96,7 @@ class Outgoing:
             return
         with self._file as file:
             file.flush()
-            yield memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+            yield memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))[self._offset :]
 
 
 @dataclass
@@ -110,9 +120,11 @@ class Retriever:
         blobs: FolderBlobStore,
         temporary: Path,
         where_now: Callable[[Located], Located | None],
-        cache_bytes: int = 0,
+        cache_bytes: int,
+        disk_cache: DiskCache,
     ) -> None:
         self._where_now = where_now
+        self._disk_cache = disk_cache
         self.recent = RecentDataSets(cache_bytes)
         self._ahead = _Allowance(AHEAD_BYTES)
         self._asked = Visits()
@@ -137,7 +149,7 @@ class Retriever:
         """
         waiting: deque[tuple[Future[list[Outgoing | Failed]], int]] = deque()
         retrieval = _Retrieval(BlobReaders(self._blobs), choose)
-        batches = _batches(located, retrieval.readers, self.recent)
+        batches = _batches(located, retrieval.readers, self._reads())
         try:
             batch = next(batches, None)
             while batch is not None or waiting:
@@ -158,15 +170,29 @@ class Retriever:
                     future.add_done_callback(_discard)
             retrieval.readers.close()
 
+    def _reads(self) -> Callable[[Located], bool]:
+        """Return what tells, for one retrieval, whether an instance is read as it is and not decoded."""
+        on_disk: dict[str, bool] = {}
+
+        def reads(item: Located) -> bool:
+            name = item.blob_name
+            if name is None or item.sha256 in self.recent:
+                return True
+            if name not in on_disk:
+                on_disk[name] = self._disk_cache.holds(name)
+            return on_disk[name]
+
+        return reads
+
     def _read_batch(self, batch: list[Located], retrieval: "_Retrieval") -> list[Outgoing | Failed]:
-        kept = [self.recent.get(item.sha256, retrieval.token) if item.blob_name else None for item in batch]
+        kept = [self._kept(item, retrieval) for item in batch]
         with retrieval.readers.lent() as lent:
             try:
                 name = batch[0].blob_name
                 missing = [
                     item.blob_index
-                    for item, data in zip(batch, kept, strict=True)
-                    if data is None and item.blob_index is not None
+                    for item, found in zip(batch, kept, strict=True)
+                    if found is None and item.blob_index is not None
                 ]
                 if name is not None and len(missing) > 1:
                     lent(name).load_for(missing)
@@ -174,7 +200,16 @@ class Retriever:
                     self._expect_more(name, lent(name).segments_of(missing[0]))
             except Exception:
                 pass  # each instance says for itself what is wrong with it
-            return [self._read(item, data, retrieval, lent) for item, data in zip(batch, kept, strict=True)]
+            return [self._read(item, found, retrieval, lent) for item, found in zip(batch, kept, strict=True)]
+
+    def _kept(self, item: Located, retrieval: "_Retrieval") -> Outgoing | None:
+        """Return what need not be decoded, from memory or the disk cache; None if it must be."""
+        if item.blob_name is None or item.damaged or item.size > IN_MEMORY:
+            return None
+        data = self.recent.get(item.sha256, retrieval.token)
+        if data is not None:
+            return Outgoing(item, item.transfer_syntax_uid, item.size, data)
+        return self._from_disk_cache(item)
 
     def _expect_more(self, name: str, segments: list[int]) -> None:
         """Note that one instance was asked for by itself; with the second of a segment all of it is decoded.
@@ -198,7 +233,7 @@ class Retriever:
             pass  # whoever asks for the instance is told
 
     def _read(
-        self, item: Located, kept: bytes | None, retrieval: "_Retrieval", readers: Lend
+        self, item: Located, kept: Outgoing | None, retrieval: "_Retrieval", readers: Lend
     ) -> Outgoing | Failed:
         try:
             chosen = retrieval.choose(item)
@@ -207,12 +242,7 @@ class Retriever:
                 raise ConversionError("the receiver accepts no transfer syntax for this SOP class")
             if item.damaged:
                 raise DamagedError(f"{item.sop_instance_uid} is known to be damaged")
-            if kept is not None:
-                exact = Outgoing(item, item.transfer_syntax_uid, item.size, kept)
-            else:
-                exact = self._find(item, readers)
-                if exact.located.blob_name is not None and exact._data is not None:
-                    self.recent.put(item.sha256, exact._data, retrieval.token)
+            exact = self._find(item, retrieval, readers) if kept is None else kept
             return self._convert(item, exact, targets)
         except StorageError as error:
             return Failed(item, error)
@@ -221,11 +251,11 @@ class Retriever:
         except Exception as error:  # one instance that nobody thought of must not stop the others
             return Failed(item, StorageError(f"cannot be read: {error!r}"))
 
-    def _find(self, item: Located, readers: Lend) -> Outgoing:
+    def _find(self, item: Located, retrieval: "_Retrieval", readers: Lend) -> Outgoing:
         """Read an instance, also if since it was looked up it has moved into a blob, or to another one."""
         for _ in range(_MOVES):
             try:
-                return self._exact(item, readers)
+                return self._exact(item, retrieval, readers)
             except MissingError:
                 now = self._where_now(item)
                 if now is None or now == item:
@@ -233,29 +263,68 @@ class Retriever:
                 item = now
         raise MissingError(f"{item.sop_instance_uid} moves faster than it can be read")
 
-    def _exact(self, item: Located, readers: Lend) -> Outgoing:
+    def _exact(self, item: Located, retrieval: "_Retrieval", readers: Lend) -> Outgoing:
         if item.damaged:
             raise DamagedError(f"{item.sop_instance_uid} is known to be damaged")
         if item.spool_name is not None:
-            return self._from_spool(item)
+            try:
+                return self._from_file(item, self._spool.path(item.spool_name).open("rb", buffering=0))
+            except FileNotFoundError:
+                raise MissingError(f"no spool file {item.spool_name}") from None
         if item.blob_name is None or item.blob_index is None:
             raise MissingError(f"{item.sop_instance_uid} is neither in the spool nor in a blob")
-        return self._confirm(item, readers(item.blob_name).pieces(item.blob_index))
+        cached = self._from_disk_cache(item)
+        if cached is not None:
+            return cached
+        decoded = self._confirm(item, readers(item.blob_name).pieces(item.blob_index))
+        if decoded._data is not None:
+            self.recent.put(item.sha256, decoded._data, retrieval.token)
+        return decoded
 
-    def _from_spool(self, item: Located) -> Outgoing:
-        assert item.spool_name is not None
-        entry = self._spool.entry(item.spool_name)
-
-        def pieces() -> Iterator[bytes]:
-            with self._spool.path(entry.name).open("rb") as file:
-                file.seek(entry.offset)
-                while chunk := file.read(_CHUNK):
-                    yield chunk
-
+    def _from_disk_cache(self, item: Located) -> Outgoing | None:
+        """Read an instance from the disk cache; None if it is not there as it was received."""
+        assert item.blob_name is not None
+        assert item.blob_index is not None
+        file = self._disk_cache.open(item.blob_name, item.blob_index)
+        if file is None:
+            return None
         try:
-            return self._confirm(item, pieces())
-        except FileNotFoundError:  # removed since `entry` looked
-            raise MissingError(f"no spool file {entry.name}") from None
+            return self._from_file(item, file)
+        except (DamagedError, OSError):
+            logger.warning("cached copy is damaged", blob=item.blob_name, number=item.blob_index)
+            self._disk_cache.discard(item.blob_name, item.blob_index)
+            return None
+
+    @staticmethod
+    def _from_file(item: Located, file: IO[bytes]) -> Outgoing:
+        """Confirm and return the data set at the end of a spool file; takes the file over.
+
+        Raises
+        ------
+        DamagedError
+            If it is not what was received.
+        """
+        outgoing = Outgoing(item, item.transfer_syntax_uid, item.size, _file=file)
+        try:
+            outgoing._offset = os.fstat(file.fileno()).st_size - item.size
+            if outgoing._offset < 0:
+                raise DamagedError(f"{item.sop_instance_uid} is not whole")
+            if item.size <= IN_MEMORY:
+                outgoing._data = os.pread(file.fileno(), item.size, outgoing._offset)
+                outgoing._file = None
+                digest = hashlib.sha256(outgoing._data)
+                file.close()
+            else:
+                digest = hashlib.sha256()
+                file.seek(outgoing._offset)
+                while chunk := file.read(_CHUNK):
+                    digest.update(chunk)
+            if digest.digest() != item.sha256:
+                raise DamagedError(f"{item.sop_instance_uid} is not what was received")
+        except BaseException:
+            file.close()
+            raise
+        return outgoing
 
     def _confirm(self, item: Located, pieces: Iterable[bytes | bytearray | memoryview]) -> Outgoing:
         """Gather a data set and compare its SHA-256 with the one taken on receipt.
@@ -347,25 +416,29 @@ def _discard(future: "Future[list[Outgoing | Failed]]") -> None:
 
 
 def _batches(
-    located: Sequence[Located], readers: BlobReaders, recent: RecentDataSets
+    located: Sequence[Located], readers: BlobReaders, reads: Callable[[Located], bool]
 ) -> Iterator[list[Located]]:
     """Cut into tasks: instances of one blob whose frames lie in the same segments, or spool files.
 
     A cut between segments lets each be decoded once. Where the segments allow no cut, a task holds at most
-    four times BATCH_BYTES.
+    four times BATCH_BYTES. A task that only reads, by what `reads` says of each instance, is small.
     """
     batch: list[Located] = []
     size = 0
     segments: set[int] = set()
+    only_reads = True
     for item in located:
-        found = () if item.sha256 in recent else _segments_of(item, readers)
-        apart = size + item.size > (BATCH_BYTES if segments.isdisjoint(found) else 4 * BATCH_BYTES)
+        plain = reads(item)
+        found = () if plain else _segments_of(item, readers)
+        limit = BATCH_BYTES if segments.isdisjoint(found) else 4 * BATCH_BYTES
+        apart = size + item.size > (min(READ_BYTES, limit) if plain and only_reads else limit)
         if batch and (apart or item.blob_name != batch[0].blob_name):
             yield batch
-            batch, size, segments = [], 0, set()
+            batch, size, segments, only_reads = [], 0, set(), True
         batch.append(item)
         size += item.size
         segments.update(found)
+        only_reads &= plain
     if batch:
         yield batch
 

@@ -28,14 +28,14 @@ import hashlib
 import os
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import IO
 
 from dcmpress.storage.elements import Buffer
-from dcmpress.storage.errors import DamagedError, MissingError, NoSpaceError
+from dcmpress.storage.errors import DamagedError, MalformedError, MissingError, NoSpaceError
 from dcmpress.storage.folders import flush_folder, make_folder
 from dcmpress.storage.part10 import PREAMBLE_LENGTH, FileMeta, part10_header, read_part10
 from dcmpress.storage.prepared import FREE, TAKEN, PreparedFiles
@@ -49,6 +49,9 @@ _LARGEST_HEADER = 1 << 20
 """Bytes of a file before its data set that are believed."""
 
 _OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+_NEARLY_SHORT = 128 << 20
+"""Free bytes beyond the reserve under which what can be spared gives way."""
 
 LEADING_WINDOW = 1 << 16
 """Bytes of a data set that a `SpoolWriter` keeps in memory for the index row."""
@@ -95,6 +98,8 @@ class Spool:
         self.folder = folder
         self.reserve = reserve
         self.durable = durable
+        self.make_room: Callable[[int], int] = lambda _: 0
+        """Removes what can be spared to free so many bytes more; returns how many. Asked before anything is refused."""
         make_folder(folder)
         self._prepared = PreparedFiles(folder, durable=durable)
 
@@ -111,18 +116,27 @@ class Spool:
             If free space is under the reserve, or there is none at all.
         """
         self.check_space()
-        try:
-            name, fd = self._prepared.take()
-        except OSError as error:
-            raise _translated(error) from error
+        while True:
+            try:
+                name, fd = self._prepared.take()
+                break
+            except OSError as error:
+                self.give_way(error)
         return SpoolWriter(self, name, fd, meta, sender)
 
     def check_space(self) -> None:
         """Raise NoSpaceError if free space is under the reserve."""
         stat = os.statvfs(self.folder)
         free = stat.f_bavail * stat.f_frsize
+        if free < self.reserve + _NEARLY_SHORT:
+            free += self.make_room(self.reserve + _NEARLY_SHORT - free)
         if free < self.reserve:
             raise NoSpaceError(f"{free >> 20} MiB are free; {self.reserve >> 20} MiB must remain")
+
+    def give_way(self, error: OSError) -> None:
+        """Return when room was made on a disk that is full; raise any other error, or this one if there is none."""
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not self.make_room(0):
+            raise _translated(error) from error
 
     def path(self, name: str) -> Path:
         """Return where the complete file `name` lies."""
@@ -159,7 +173,10 @@ class Spool:
         magic, offset, size, sha256, micros, calling, called, host = _PROOF.unpack_from(head)
         if magic != _MAGIC or actual != offset + size:
             raise DamagedError(f"spool file {name} is not whole")
-        meta, data_at = read_part10(head[:offset])
+        try:
+            meta, data_at = read_part10(head[:offset])
+        except MalformedError as error:
+            raise DamagedError(f"spool file {name}: {error}") from error
         if meta is None or data_at != offset:
             raise DamagedError(f"spool file {name} has no valid file meta information")
         sender = Sender(*(text.rstrip(b"\0").decode("utf-8", "replace") for text in (calling, called, host)))
@@ -246,11 +263,11 @@ class SpoolWriter:
         self._write(view)
 
     def _write(self, view: memoryview) -> None:
-        try:
-            while view:
+        while view:
+            try:
                 view = view[os.write(self._fd, view) :]
-        except OSError as error:
-            raise _translated(error) from error
+            except OSError as error:
+                self._spool.give_way(error)
 
     def data_set_bytes(self, limit: int) -> bytes:
         """Return the first `limit` bytes of the data set as written so far."""

@@ -75,6 +75,7 @@ class Node:
         base = {
             "dicom": {"port": self.port},
             "storage": {"root": str(folder / "data"), "reserve_mib": 0},
+            "retrieval": {"disk_cache_gib": 0},  # what has settled is decoded when it is fetched
             "pipeline": {"settle_seconds": 0.5},
             "compression": {"rules": [{"codec": "interframe", "effort": "fast"}]},
             "log": {"format": "json"},

@@ -192,6 +192,7 @@ class RetrievalConfig(_Section):
     """Images on their way out."""
 
     cache_mib: Annotated[int, Field(ge=0)] = 256
+    disk_cache_gib: Annotated[float, Field(ge=0)] = 32.0
 
 
 class PipelineConfig(_Section):

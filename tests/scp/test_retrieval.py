@@ -323,6 +323,26 @@ def flip(node: Node) -> None:
     blob.write_bytes(data)
 
 
+def test_what_was_received_lately_is_served_from_the_disk_cache(tmp_path: Path) -> None:
+    """By several processes, over restarts; the blobs, damaged here, are not read."""
+    node = Node(tmp_path / "node", retrieval={"disk_cache_gib": 1}, dicom={"processes": 2})
+    with node:
+        with Wire(node.port) as wire:
+            wire.associate([(MR, [EXPLICIT])])
+            for uid, data in IMAGES.items():
+                assert wire.store(1, MR, uid, data) == 0
+            wire.release()
+        node.drained()
+        flip(node)
+        assert node.stats()["disk_cache"]["bytes"] > sum(map(len, IMAGES.values()))
+        assert get(node.port, [(MR, EXPLICIT)], whole_study()).data_sets == IMAGES
+        node.stop()
+        node.start()
+        for _ in range(4):
+            assert get(node.port, [(MR, EXPLICIT)], whole_study()).data_sets == IMAGES
+    assert "not sent" not in node.log_text()
+
+
 def test_damage_fails_that_instance_and_never_serves_wrong_bytes(
     tmp_path: Path, destination: Destination
 ) -> None:

@@ -37,6 +37,7 @@ from tests.storage.objects import (
 
 STOPPED = 77
 N_IMAGES = 3
+CACHE_BYTES = 1 << 24
 
 
 class Inline:
@@ -84,7 +85,7 @@ def live(folder: Path, acknowledged: int, policy: str) -> None:
 
     sent = data_sets()
     first = next(iter(sent))
-    archive = open_archive(folder, on_conflict=policy)
+    archive = open_archive(folder, on_conflict=policy, disk_cache_bytes=CACHE_BYTES)
     archive.recover()
     for uid, data in sent.items():
         take(archive, uid, data)
@@ -149,7 +150,7 @@ def check(folder: Path, policy: str) -> None:
     for line in lines:
         uid, digest = json.loads(line)
         acknowledged.setdefault(uid, []).append(digest)
-    with opened(folder / "archive", on_conflict=policy) as archive:
+    with opened(folder / "archive", on_conflict=policy, disk_cache_bytes=CACHE_BYTES) as archive:
         assert archive.recover().problems == {}
         assert list(archive.spool.folder.glob("*.part")) == []
         assert list(archive.blobs.staging.iterdir()) == []

@@ -109,6 +109,17 @@ def test_a_power_cut_may_leave_the_proof_without_the_data(spool: Spool, suffix: 
     assert again.names() == []
 
 
+@pytest.mark.parametrize("suffix", [".part", ".free"])
+def test_a_power_cut_may_leave_the_proof_without_the_file_meta(spool: Spool, suffix: str) -> None:
+    finished = written(spool, b"not acknowledged").finish()
+    content = bytearray(spool.path(finished.name).read_bytes())
+    spool.remove(finished.name)
+    content[128 : finished.offset] = bytes(finished.offset - 128)
+    (spool.folder / f"{finished.name}{suffix}").write_bytes(content)
+    assert Spool(spool.folder).sweep() == 1
+    assert spool.names() == []
+
+
 def test_every_name_was_flushed_before_it_is_used(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
     """With threads at work a file is handed out only if a flush of the folder began after it was made."""
     flushed: set[str] = set()

@@ -35,6 +35,7 @@ def stats(
     archive = open_existing_archive(settings)
     found = archive.catalog.statistics()
     listed = archive.catalog.attention() if attention else []
+    cached = archive.disk_cache.size()
     archive.close()
     if attention:
         for item in listed:
@@ -42,7 +43,7 @@ def stats(
             out.print(f"{item.sop_instance_uid}  {note}", markup=False)
         return
     if as_json:
-        out.print(json.dumps(_as_json(found)), markup=False)
+        out.print(json.dumps(_as_json(found, cached)), markup=False)
         return
     table = Table(box=None, pad_edge=False)
     for name in ("", "instances", "raw", "stored", "ratio"):
@@ -61,6 +62,8 @@ def stats(
         )
     out.print(table)
     out.print(f"in the spool, not compressed yet: {found.spool_instances} instances")
+    if cached:
+        out.print(f"received lately and kept as plain files as well, for retrieval: {_size(cached)}")
     if found.fallbacks:
         out.print(f"blobs in which Zstandard took over from the codec that the rule names: {found.fallbacks}")
     if found.needs_attention or found.damaged:
@@ -69,7 +72,7 @@ def stats(
         )
 
 
-def _as_json(found: Statistics) -> dict[str, Any]:
+def _as_json(found: Statistics, cached: int) -> dict[str, Any]:
     def shares(by: dict[str, Share]) -> dict[str, Any]:
         return {
             name: {"instances": s.instances, "raw_bytes": s.raw_bytes, "stored_bytes": s.stored_bytes}
@@ -81,6 +84,7 @@ def _as_json(found: Statistics) -> dict[str, Any]:
         "raw_bytes": found.raw_bytes,
         "stored_bytes": found.stored_bytes,
         "spool": {"instances": found.spool_instances, "bytes": found.spool_bytes},
+        "disk_cache": {"bytes": cached},
         "needs_attention": found.needs_attention,
         "damaged": found.damaged,
         "fallbacks": found.fallbacks,

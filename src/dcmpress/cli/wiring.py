@@ -21,6 +21,7 @@ def archive_settings(config: Config) -> ArchiveSettings:
         on_conflict=config.storage.on_conflict,
         on_unreadable=config.storage.on_unreadable,
         cache_bytes=config.retrieval.cache_mib << 20,
+        disk_cache_bytes=int(config.retrieval.disk_cache_gib * (1 << 30)),
     )
 
 
