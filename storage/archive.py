@@ -172,7 +172,7 @@ class Archive:
         """Tell whether the file with the bytes of `entry`, under another name, is there; note it if not."""
         for _ in range(_MOVES):
             versions = self.catalog.versions(entry.meta.sop_instance_uid)
-            held = next((v for v in versions if v.sha256 == entry.sha256 and not v.damaged), None)
+            held = next((v for v in versions if v.stands_for(entry.sha256) and not v.damaged), None)
             if held is None or self._is_there(held):
                 return held is not None
             if self._where_now(held) == held:  # else it has moved since
@@ -191,15 +191,20 @@ class Archive:
     def _where_now(self, located: Located) -> Located | None:
         """Return a version of an instance as the catalog has it now, or None if it is not kept any more."""
         versions = self.catalog.versions(located.sop_instance_uid)
-        return next((v for v in versions if v.sha256 == located.sha256), None)
+        return next((v for v in versions if v.stands_for(located.sha256)), None)
 
     def keeps(self, sop_instance_uid: str, size: int, sha256: Callable[[], bytes]) -> bool:
-        """Tell whether these very bytes are kept, and their file is there; `sha256` is asked if need be."""
-        versions = [v for v in self.catalog.versions(sop_instance_uid) if v.size == size and not v.damaged]
+        """Tell whether these very bytes are kept, or what stands for them since they were received, and the
+        file is there; `sha256` is asked if need be."""
+        versions = [
+            v
+            for v in self.catalog.versions(sop_instance_uid)
+            if size in (v.size, v.received_size) and not v.damaged
+        ]
         if not versions:
             return False
         digest = sha256()
-        return any(v.sha256 == digest and self._is_there(v) for v in versions)
+        return any(v.stands_for(digest) and self._is_there(v) for v in versions)
 
     @staticmethod
     def _read_leading(writer: SpoolWriter) -> Leading:
@@ -313,7 +318,8 @@ class Archive:
         if self.catalog.current_version(entry.meta.sop_instance_uid) is None:  # so it is for nearly all
             return False
         return any(
-            (version.sha256, version.received_at) == (entry.sha256, entry.received_at)
+            version.stands_for(entry.sha256)
+            and version.received_at == entry.received_at
             and version.blob_name is not None
             and not version.damaged
             and self._is_there(version)

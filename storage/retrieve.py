@@ -211,9 +211,15 @@ class Retriever:
                 exact = Outgoing(item, item.transfer_syntax_uid, item.size, kept)
             else:
                 exact = self._find(item, readers)
+                if exact.transfer_syntax_uid != item.transfer_syntax_uid:
+                    # Another encoding of it has taken its place since it was looked up.
+                    chosen = retrieval.choose(exact.located)
+                    targets = [chosen] if isinstance(chosen, str) else chosen
+                    if not targets:
+                        raise ConversionError("the receiver accepts no transfer syntax for this SOP class")
                 if exact.located.blob_name is not None and exact._data is not None:
-                    self.recent.put(item.sha256, exact._data, retrieval.token)
-            return self._convert(item, exact, targets)
+                    self.recent.put(exact.located.sha256, exact._data, retrieval.token)
+            return self._convert(exact, targets)
         except StorageError as error:
             return Failed(item, error)
         except OSError as error:
@@ -291,9 +297,9 @@ class Retriever:
             raise
         return outgoing
 
-    def _convert(self, item: Located, exact: Outgoing, targets: Sequence[str]) -> Outgoing:
+    def _convert(self, exact: Outgoing, targets: Sequence[str]) -> Outgoing:
         """Return an instance in the first of `targets` in which it can be given out."""
-        stored = item.transfer_syntax_uid
+        item, stored = exact.located, exact.transfer_syntax_uid
         if targets[0] == stored:
             return exact
         problems = []
