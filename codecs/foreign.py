@@ -19,6 +19,7 @@ _DECODERS: dict[str, Callable[[bytes], Any]] = {
     "jpeg": imagecodecs.jpeg_decode,
     "jpeg-ls": imagecodecs.jpegls_decode,
     "jpeg-2000": imagecodecs.jpeg2k_decode,
+    "htj2k": imagecodecs.htj2k_decode,
     "jpeg-xl": imagecodecs.jpegxl_decode,
     "deflate": _inflate,
     "run-length": lambda data: imagecodecs.dicomrle_decode(data, np.uint8),
@@ -30,8 +31,9 @@ def decode_foreign(format_name: str, data: bytes) -> NDArray[Any]:
 
     Parameters
     ----------
-    format_name : "jpeg", "jpeg-ls", "jpeg-2000", "jpeg-xl", "deflate" or "run-length"
-        "jpeg" is every process of ITU-T T.81, of 8 to 16 bits; "deflate" and "run-length" know nothing of
+    format_name : "jpeg", "jpeg-ls", "jpeg-2000", "htj2k", "jpeg-xl", "deflate" or "run-length"
+        "jpeg" is every process of ITU-T T.81, of 8 to 16 bits; "jpeg-2000" (OpenJPEG) takes HTJ2K too; "htj2k"
+        (OpenJPH) gives what it has of a damaged stream, so compare it; "deflate" and "run-length" know nothing of
         images and give bytes.
 
     Returns

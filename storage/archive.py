@@ -181,7 +181,7 @@ class Archive:
         """Tell whether the file with the bytes of `entry`, under another name, is there; note it if not."""
         for _ in range(_MOVES):
             versions = self.catalog.versions(entry.meta.sop_instance_uid)
-            held = next((v for v in versions if v.sha256 == entry.sha256 and not v.damaged), None)
+            held = next((v for v in versions if v.stands_for(entry.sha256) and not v.damaged), None)
             if held is None or self._is_there(held):
                 return held is not None
             if self._where_now(held) == held:  # else it has moved since
@@ -200,15 +200,20 @@ class Archive:
     def _where_now(self, located: Located) -> Located | None:
         """Return a version of an instance as the catalog has it now, or None if it is not kept any more."""
         versions = self.catalog.versions(located.sop_instance_uid)
-        return next((v for v in versions if v.sha256 == located.sha256), None)
+        return next((v for v in versions if v.stands_for(located.sha256)), None)
 
     def keeps(self, sop_instance_uid: str, size: int, sha256: Callable[[], bytes]) -> bool:
-        """Tell whether these very bytes are kept, and their file is there; `sha256` is asked if need be."""
-        versions = [v for v in self.catalog.versions(sop_instance_uid) if v.size == size and not v.damaged]
+        """Tell whether these very bytes are kept, or what stands for them since they were received, and the
+        file is there; `sha256` is asked if need be."""
+        versions = [
+            v
+            for v in self.catalog.versions(sop_instance_uid)
+            if size in (v.size, v.received_size) and not v.damaged
+        ]
         if not versions:
             return False
         digest = sha256()
-        return any(v.sha256 == digest and self._is_there(v) for v in versions)
+        return any(v.stands_for(digest) and self._is_there(v) for v in versions)
 
     @staticmethod
     def _read_leading(writer: SpoolWriter) -> Leading:
@@ -307,7 +312,7 @@ class Archive:
                 entry = self.spool.entry(name)
                 settled = self._settled(entry)
                 if settled is not None:
-                    self.release(name, *settled)
+                    self._drop(entry, settled)
                     continue
                 leading = self._read_entry(entry)
                 self._record(entry, leading)
@@ -318,23 +323,33 @@ class Archive:
                 if self.spool.path(name).exists():  # else its own process has dropped it meanwhile
                     recovered.problems[name] = str(error)
 
-    def _settled(self, entry: SpoolEntry) -> tuple[str, int] | None:
-        """Return the blob, and the number in it, that was made of a spool file whose removal failed or never came."""
+    def _settled(self, entry: SpoolEntry) -> Located | None:
+        """Return what a blob holds of a spool file whose removal failed or never came; None if nothing does."""
         if self.catalog.current_version(entry.meta.sop_instance_uid) is None:  # so it is for nearly all
             return None
         for version in self.catalog.versions(entry.meta.sop_instance_uid):
             if (
-                (version.sha256, version.received_at) == (entry.sha256, entry.received_at)
+                version.stands_for(entry.sha256)
+                and version.received_at == entry.received_at
                 and version.blob_name is not None
-                and version.blob_index is not None
                 and not version.damaged
                 and self._is_there(version)
             ):
-                return version.blob_name, version.blob_index
+                return version
         return None
 
+    def _drop(self, entry: SpoolEntry, settled: Located) -> None:
+        if (
+            settled.sha256 == entry.sha256
+            and settled.blob_name is not None
+            and settled.blob_index is not None
+        ):
+            self.release(entry.name, settled.blob_name, settled.blob_index)
+        else:  # another encoding has taken its place: these bytes are not to be served
+            self.spool.remove(entry.name)
+
     def release(self, spool_name: str, blob_name: str, number: int) -> None:
-        """Let go of a spool file that nothing needs any more, as the instance lies in a blob."""
+        """Let go of a spool file that nothing needs any more, as its very bytes lie in a blob."""
         if not self.disk_cache.keep(self.spool.path(spool_name), blob_name, number):
             self.spool.remove(spool_name)
 

@@ -11,10 +11,30 @@ from datetime import datetime
 from typing import Any
 
 from dcmpress.storage.errors import BlobFormatError
+from dcmpress.storage.received import Form
 from dcmpress.storage.split import PixelFormat
 
 _LARGEST = 1 << 62
 _DIGEST = re.compile("[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class BlobReceived:
+    """What was received where the data set that is kept is another encoding of it; its bytes are not kept."""
+
+    transfer_syntax_uid: str
+    size: int
+    sha256: str
+
+    @classmethod
+    def of(cls, form: Form) -> "BlobReceived":
+        """Return what the index says of a data set."""
+        return cls(form.transfer_syntax_uid, form.size, form.sha256.hex())
+
+    @property
+    def form(self) -> Form:
+        """The same, as the catalog has it."""
+        return Form(self.transfer_syntax_uid, self.size, bytes.fromhex(self.sha256))
 
 
 @dataclass(frozen=True)
@@ -25,9 +45,9 @@ class BlobInstance:
     sop_instance_uid: str
     transfer_syntax_uid: str
     size: int
-    """Of the data set as received, in bytes."""
+    """Of the data set that is kept, in bytes: as received, unless `received` says otherwise."""
     sha256: str
-    """Of the data set as received, hexadecimal."""
+    """Of the data set that is kept, hexadecimal."""
     received_at: str
     """ISO 8601, UTC."""
     calling_ae: str
@@ -44,6 +64,8 @@ class BlobInstance:
     n_frames: int = 0
     pixel_format: int = -1
     """Number in `BlobIndex.pixel_formats`; -1 without frames."""
+    received: BlobReceived | None = None
+    """What came, if its bytes are not kept."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +97,11 @@ class BlobIndex:
 
     def to_json(self) -> bytes:
         """Return the index as UTF-8 JSON."""
-        return json.dumps(asdict(self), ensure_ascii=False, separators=(",", ":")).encode()
+        tree = asdict(self)
+        for instance in tree["instances"]:
+            if instance["received"] is None:
+                del instance["received"]
+        return json.dumps(tree, ensure_ascii=False, separators=(",", ":")).encode()
 
     @classmethod
     def from_json(cls, data: bytes) -> "BlobIndex":
@@ -91,7 +117,7 @@ class BlobIndex:
             index = cls(
                 writer=_text(tree["writer"]),
                 created_at=_time(tree["created_at"]),
-                instances=[BlobInstance(**_known(BlobInstance, item)) for item in tree["instances"]],
+                instances=[_instance(item) for item in tree["instances"]],
                 pixel_formats=[PixelFormat(**_known(PixelFormat, item)) for item in tree["pixel_formats"]],
                 segments=[BlobSegment(**_known(BlobSegment, item)) for item in tree["segments"]],
             )
@@ -104,6 +130,13 @@ class BlobIndex:
         except (KeyError, TypeError, ValueError, IndexError, AttributeError, RecursionError) as error:
             raise BlobFormatError(f"the index is not readable: {error!r}") from None
         return index
+
+
+def _instance(item: dict[str, Any]) -> BlobInstance:
+    values = _known(BlobInstance, item)
+    if values.get("received") is not None:
+        values["received"] = BlobReceived(**_known(BlobReceived, values["received"]))
+    return BlobInstance(**values)
 
 
 def _known(kind: type, item: dict[str, Any]) -> dict[str, Any]:
@@ -145,8 +178,11 @@ def _check_instance(instance: BlobInstance, pixel_formats: list[PixelFormat]) ->
     for text in (instance.calling_ae, instance.called_ae, instance.remote_host):
         _text(text)
     _time(instance.received_at)
-    if not _DIGEST.fullmatch(_text(instance.sha256)):
-        raise ValueError(f"{instance.sha256!r} is not a SHA-256")
+    _check_digest(instance.sha256)
+    if instance.received is not None:
+        _text(instance.received.transfer_syntax_uid)
+        _number(instance.received.size, 0, _LARGEST)
+        _check_digest(instance.received.sha256)
     for extent in (instance.size, instance.offset, instance.head, instance.tail, instance.n_frames):
         _number(extent, 0, _LARGEST)
     _number(instance.section, 0, 1 << 32)
@@ -156,6 +192,11 @@ def _check_instance(instance: BlobInstance, pixel_formats: list[PixelFormat]) ->
         size += instance.n_frames * pixel_formats[instance.pixel_format].frame_bytes
     if size != instance.size:
         raise ValueError(f"shell and frames make {size} bytes of {instance.size}")
+
+
+def _check_digest(value: Any) -> None:
+    if not _DIGEST.fullmatch(_text(value)):
+        raise ValueError(f"{value!r} is not a SHA-256")
 
 
 def _check_segment(segment: BlobSegment, instances: list[BlobInstance]) -> None:

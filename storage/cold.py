@@ -63,7 +63,9 @@ class ColdStorage:
     def _recompress(self) -> None:
         remove_unreferenced(self.archive)
         before = datetime.now(UTC) - self.after
-        requested = requested_codec(self.choice.codec, self.choice.parameters)
+        requested = requested_codec(
+            self.choice.codec, self.choice.parameters, pixel_exact=self.choice.pixel_exact
+        )
         waiting = self.archive.catalog.settling.stored_otherwise(requested, before)
         if not waiting or not self._idle():
             return

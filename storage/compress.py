@@ -4,15 +4,15 @@ touches neither the catalog nor the spool, so it can run in any process and be r
 
 import errno
 import hashlib
-import mmap
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import closing
+from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryFile
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,15 +20,17 @@ from numpy.typing import NDArray
 from dcmpress import __version__
 from dcmpress.codecs.registry import get_codec
 from dcmpress.storage.blob import DATA, FRAMES, SHELLS, BlobWriter
-from dcmpress.storage.blob_index import BlobIndex, BlobInstance, BlobSegment
+from dcmpress.storage.blob_index import BlobIndex, BlobInstance, BlobReceived, BlobSegment
 from dcmpress.storage.encapsulated import find_encapsulated
 from dcmpress.storage.encoded import Encoded, encode_by
 from dcmpress.storage.errors import DamagedError, MissingError
 from dcmpress.storage.grouping import FramePosition, coding_order, group_frames
 from dcmpress.storage.join import InstanceReader
+from dcmpress.storage.natives import differing, make_native
 from dcmpress.storage.position import frame_positions
+from dcmpress.storage.received import Form
 from dcmpress.storage.reconstruct import SegmentLimits, reconstructed_segments, reconstructing
-from dcmpress.storage.source import Source
+from dcmpress.storage.source import Source, digest_of, mapped, received_form
 from dcmpress.storage.split import PixelFormat, pixel_format_of, split
 from dcmpress.storage.spool import SpoolEntry
 
@@ -44,8 +46,11 @@ DATA_LEVEL = 12
 
 FALLBACK = "zstd"
 
-_KEEPS_AS_RECEIVED = (FALLBACK, "store")
+KEEPS_AS_RECEIVED = (FALLBACK, "store")
 """With these codecs a rule asks for no more than the bytes."""
+
+WORTH_IT = 0.95
+"""Coded frames over the compressed images as received: above this the received bytes are worth more."""
 
 _PIECE = 1 << 20
 
@@ -56,6 +61,8 @@ class CodecChoice:
 
     codec: str
     parameters: dict[str, Any] = field(default_factory=dict)
+    pixel_exact: bool = False
+    """Losslessly compressed images whose bytes cannot be made again are kept as samples (`pixel_exact`)."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +77,8 @@ class CompressJob:
     max_chain: int = 16
     min_correlation: float = 0.5
     segment_bytes: int = 32 << 20
+    received: Mapping[str, Form] = field(default_factory=dict)
+    """Spool name -> what was received, where the file holds what an earlier blob has kept in its place."""
 
 
 @dataclass
@@ -80,6 +89,12 @@ class CompressResult:
     """Of the blob, in bytes."""
     raw_size: int = 0
     """Of the data sets in it, in bytes."""
+    received_size: int = 0
+    """Of the data sets in the spool that are in it."""
+    forms: dict[str, Form] = field(default_factory=dict)
+    """Spool name -> the data set that is kept in place of the one in the spool."""
+    gainless: set[str] = field(default_factory=set)
+    """Spool names of instances that such a data set makes no smaller."""
     order: list[str] = field(default_factory=list)
     """Spool names in the order of the blob's instances."""
     damaged: dict[str, str] = field(default_factory=dict)
@@ -110,8 +125,7 @@ def compress(job: CompressJob) -> CompressResult:
     started = time.process_time()
     path = Path(job.staged)
     try:
-        result = _write(job, path, job.choice)
-        problem = _verify(path, result)
+        result, problem = _write_and_verify(job, path)
         if problem:
             path.unlink()
             first_try = result
@@ -127,22 +141,53 @@ def compress(job: CompressJob) -> CompressResult:
     return result
 
 
-def _write(job: CompressJob, path: Path, choice: CodecChoice) -> CompressResult:
+def _write_and_verify(job: CompressJob, path: Path) -> tuple[CompressResult, str]:
+    """Write the blob by the chosen codec; return what became of it, and what does not hold, or "".
+
+    What turns out not to gain, or not to be certain, as samples is then kept as it came: the blob is written anew.
+    """
+    as_received: set[str] = set()
+    doubts: list[str] = []
+    while True:
+        result = _write(job, path, job.choice, as_received)
+        result.fallbacks += doubts
+        unfit = result.gainless
+        if not unfit:
+            problem = _verify(path, result)
+            unfit = set() if problem else differing(job.entries, job.spool_folder, result.forms)
+            if not unfit:
+                return result, problem
+            doubts.append(f"two decoders differ: {len(unfit)} instances are kept as they came")
+        path.unlink()
+        as_received |= unfit
+
+
+def _write(
+    job: CompressJob,
+    path: Path,
+    choice: CodecChoice,
+    as_received: Set[str] = frozenset(),
+) -> CompressResult:
     result = CompressResult()
     index = BlobIndex(writer=f"dcmpress {__version__}", created_at=datetime.now(UTC).isoformat())
     sources = list(_open_all(job, result))
     sources = [sources[i] for i in coding_order([s.positions[0] for s in sources])]
-    with closing(BlobWriter(path)) as writer:
+    scratch: Any = TemporaryFile(dir=path.parent) if choice.pixel_exact else nullcontext()  # noqa: SIM115
+    with closing(BlobWriter(path)) as writer, scratch as natives:
         formats = list(dict.fromkeys(s.split.pixel_format for s in sources if s.split))
         index.pixel_formats = formats
         for pixel_format in formats:
             _write_frames(job, choice, sources, pixel_format, writer, index, result)
-        if choice.codec not in _KEEPS_AS_RECEIVED:
+        if choice.codec not in KEEPS_AS_RECEIVED:
             _write_reconstructed(job, choice, sources, formats, writer, index, result)
-        _write_shells(sources, formats, writer, index, result)
+            if natives is not None:
+                wanted = [s for s in sources if s.entry.name not in as_received]
+                _write_natives(job, choice, sources, wanted, natives, formats, writer, index, result)
+        _write_shells(job, sources, formats, writer, index, result)
         result.size = writer.finish(index)
     result.order = [source.entry.name for source in sources]
-    result.raw_size = sum(source.entry.size for source in sources)
+    result.raw_size = sum(source.kept.size for source in sources)
+    result.received_size = sum(source.entry.size for source in sources)
     return result
 
 
@@ -151,7 +196,7 @@ def _open_all(job: CompressJob, result: CompressResult) -> Iterator[Source]:
         path = Path(job.spool_folder) / f"{entry.name}.dcm"
         try:
             # Read, not mapped: a bad sector is an error here, and would be a signal there.
-            intact = _digest(path, entry.offset) == entry.sha256
+            intact = digest_of(path, entry.offset) == entry.sha256
         except FileNotFoundError:
             result.damaged[entry.name] = "the spool file is missing"
             continue
@@ -166,11 +211,7 @@ def _open_all(job: CompressJob, result: CompressResult) -> Iterator[Source]:
         if entry.size == 0:
             yield Source(entry, path, None, [FramePosition(arrival=arrival)])
             continue
-        with (
-            path.open("rb") as file,
-            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
-            memoryview(mapped)[entry.offset : entry.offset + entry.size] as data,
-        ):
+        with mapped(entry, path) as data:
             yield _source(entry, path, data, arrival)
 
 
@@ -187,12 +228,6 @@ def _source(entry: SpoolEntry, path: Path, data: memoryview, arrival: int) -> So
     return Source(entry, path, None, positions, images, image_format)
 
 
-def _digest(path: Path, offset: int) -> bytes:
-    with path.open("rb") as file:
-        file.seek(offset)
-        return hashlib.file_digest(file, "sha256").digest()
-
-
 def _write_frames(
     job: CompressJob,
     choice: CodecChoice,
@@ -201,14 +236,17 @@ def _write_frames(
     writer: BlobWriter,
     index: BlobIndex,
     result: CompressResult,
-) -> None:
-    """Write all frames of one pixel format, in segments that a reader can hold."""
+    *,
+    of_natives: bool = False,
+) -> int:
+    """Write all frames of one pixel format, in segments that a reader can hold; return their bytes."""
     places = [
         (i, frame)
         for i, source in enumerate(sources)
-        if source.split and source.split.pixel_format == pixel_format
+        if source.split and source.split.pixel_format == pixel_format and of_natives == bool(source.native)
         for frame in range(source.split.n_frames)
     ]
+    size = 0
     ordered = coding_order([sources[i].positions[frame] for i, frame in places])
     per_segment = max(1, job.segment_bytes // pixel_format.frame_bytes)
     # Segments of equal length: a last one of a few frames would carry its tables for nothing.
@@ -219,6 +257,7 @@ def _write_frames(
         frames = np.concatenate([_frame(sources[i], frame) for i, frame in chosen])
         group = group_frames(frames, max_chain=job.max_chain, min_correlation=job.min_correlation)
         encoded = _encode(choice, frames, group.references, group.shifts, result)
+        size += len(encoded.payload)
         index.segments.append(
             BlobSegment(
                 section=writer.add(FRAMES, encoded.payload),
@@ -232,6 +271,35 @@ def _write_frames(
             )
         )
         result.codecs[encoded.codec] = result.codecs.get(encoded.codec, 0) + frames.nbytes
+    return size
+
+
+def _write_natives(
+    job: CompressJob,
+    choice: CodecChoice,
+    sources: Sequence[Source],
+    wanted: Sequence[Source],
+    scratch: IO[bytes],
+    formats: list[PixelFormat],
+    writer: BlobWriter,
+    index: BlobIndex,
+    result: CompressResult,
+) -> None:
+    """Write the samples of what arrived losslessly compressed, and is not taken apart to come back to the byte."""
+    made: dict[PixelFormat, list[Source]] = {}
+    for source in wanted:
+        if source.split is None and source.encapsulated is not None:
+            make_native(source, scratch)
+        if source.split is not None and source.native is not None:
+            made.setdefault(source.split.pixel_format, []).append(source)
+    for pixel_format, natives in made.items():
+        if pixel_format not in formats:
+            formats.append(pixel_format)
+        size = _write_frames(job, choice, sources, pixel_format, writer, index, result, of_natives=True)
+        before = sum(s.encapsulated.end - s.encapsulated.start for s in natives if s.encapsulated)
+        if size > WORTH_IT * before:
+            result.gainless |= {source.entry.name for source in natives}
+        result.forms |= {source.entry.name: source.kept for source in natives}
 
 
 def _write_reconstructed(
@@ -310,6 +378,7 @@ def _encode(
 
 
 def _write_shells(
+    job: CompressJob,
     sources: Sequence[Source],
     formats: list[PixelFormat],
     writer: BlobWriter,
@@ -333,7 +402,7 @@ def _write_shells(
 
     for i, source in enumerate(sources):
         if source.split is None:
-            result.codecs[FALLBACK] = result.codecs.get(FALLBACK, 0) + source.entry.size
+            result.codecs[FALLBACK] = result.codecs.get(FALLBACK, 0) + source.kept.size
         size = _shell_size(source)
         if size > LARGEST_SOLID_SHELL:
             pieces = partial(_shell, source)
@@ -348,15 +417,16 @@ def _write_shells(
 
     for i, source in enumerate(sources):
         section, offset = listed[i]
-        entry = source.entry
-        head = source.split.start if source.split else entry.size
+        entry, kept = source.entry, source.kept
+        head = source.split.start if source.split else kept.size
+        came = job.received.get(entry.name) or (received_form(entry) if source.native else None)
         index.instances.append(
             BlobInstance(
                 sop_class_uid=entry.meta.sop_class_uid,
                 sop_instance_uid=entry.meta.sop_instance_uid,
-                transfer_syntax_uid=entry.meta.transfer_syntax_uid,
-                size=entry.size,
-                sha256=entry.sha256.hex(),
+                transfer_syntax_uid=kept.transfer_syntax_uid,
+                size=kept.size,
+                sha256=kept.sha256.hex(),
                 received_at=entry.received_at.isoformat(),
                 calling_ae=entry.sender.calling_ae,
                 called_ae=entry.sender.called_ae,
@@ -367,17 +437,18 @@ def _write_shells(
                 tail=_shell_size(source) - head,
                 n_frames=source.split.n_frames if source.split else 0,
                 pixel_format=formats.index(source.split.pixel_format) if source.split else -1,
+                received=BlobReceived.of(came) if came else None,
             )
         )
 
 
 def _shell_size(source: Source) -> int:
-    return source.entry.size - (source.split.end - source.split.start if source.split else 0)
+    return source.kept.size - (source.split.end - source.split.start if source.split else 0)
 
 
 def _shell(source: Source) -> Iterator[bytes]:
     """Yield what is outside the frames, piece by piece."""
-    end = source.entry.size
+    end = source.kept.size
     parts = [(0, source.split.start), (source.split.end, end)] if source.split else [(0, end)]
     for start, stop in parts:
         for at in range(start, stop, _PIECE):

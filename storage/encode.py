@@ -172,11 +172,13 @@ def encode_pixels(pixels: NativePixels, head: bytes, tail: bytes, target: str, f
         0x7FE00000: None,
         EXTENDED_OFFSET_TABLE: None,
         EXTENDED_OFFSET_TABLE_LENGTHS: None,
-        PHOTOMETRIC_INTERPRETATION: _element(PHOTOMETRIC_INTERPRETATION, b"CS", photometric.encode()),
+        PHOTOMETRIC_INTERPRETATION: short_element(PHOTOMETRIC_INTERPRETATION, b"CS", photometric.encode()),
     }
     if pixels.pixel_format.samples > 1:
         by_plane = int(format_name == "run-length")  # its segments are planes
-        changes[PLANAR_CONFIGURATION] = _element(PLANAR_CONFIGURATION, b"US", struct.pack("<H", by_plane))
+        changes[PLANAR_CONFIGURATION] = short_element(
+            PLANAR_CONFIGURATION, b"US", struct.pack("<H", by_plane)
+        )
     changed = with_elements(head, changes)
     file = cast("IO[bytes]", SpooledTemporaryFile(IN_MEMORY, dir=str(folder)))  # noqa: SIM115
     try:
@@ -297,7 +299,7 @@ def elements_around(data: bytes, tag: int = PIXEL_DATA) -> tuple[bytes, bytes]:
     return data, b""
 
 
-def _element(tag: int, vr: bytes, value: bytes) -> bytes:
+def short_element(tag: int, vr: bytes, value: bytes) -> bytes:
     """Return an element of a short-form VR."""
     value += b" " * (len(value) % 2)
     return struct.pack("<HH2sH", tag >> 16, tag & 0xFFFF, vr, len(value)) + value

@@ -12,6 +12,7 @@ import uuid
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from dcmpress.storage.archive import LARGEST_LEADING, WANTED, Archive
@@ -23,6 +24,7 @@ from dcmpress.storage.join import InstanceReader
 from dcmpress.storage.leading import read_leading
 from dcmpress.storage.part10 import FileMeta
 from dcmpress.storage.rebuild import adopt
+from dcmpress.storage.received import Form
 from dcmpress.storage.spool import Sender
 
 _SPACE_STEP = 64 << 20
@@ -203,9 +205,16 @@ def _pieces(reader: InstanceReader, number: int) -> Iterator[Buffer]:
     yield from reader.pieces(number)
 
 
+def _sha256(form: Form) -> bytes:
+    return form.sha256
+
+
 def _receive_each(archive: Archive, reader: InstanceReader, sender: Sender) -> None:
-    """Receive the data sets of a confirmed blob one by one."""
+    """Receive the data sets of a confirmed blob one by one, but for those whose originals are kept here."""
     for number, instance in enumerate(reader.blob.index.instances):
+        came = instance.received.form if instance.received else None
+        if came and archive.keeps(instance.sop_instance_uid, came.size, partial(_sha256, came)):
+            continue
         meta = FileMeta(
             instance.sop_class_uid,
             instance.sop_instance_uid,

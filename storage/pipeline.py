@@ -360,16 +360,22 @@ class Pipeline:
             codec=codec_id,
             format_version=get_codec(codec_id, **parameters).format_version,
             parameters=parameters,
-            requested=requested_codec(group.choice.codec, group.choice.parameters),
+            requested=requested_codec(
+                group.choice.codec, group.choice.parameters, pixel_exact=group.choice.pixel_exact
+            ),
             fallback="the worker process died" if group.crashed else next(iter(result.fallbacks), None),
         )
         placements = [(by_name[name].instance_pk, k) for k, name in enumerate(result.order)]
-        freed = settling.settle(group.blob_pk, facts, placements)
+        forms = {by_name[name].instance_pk: form for name, form in result.forms.items()}
+        freed = settling.settle(group.blob_pk, facts, placements, forms)
         # From here on the blob is the only copy: nothing that fails now may reach `_forget`.
         try:
             numbers = {name: number for number, name in enumerate(result.order)}
             for name in freed:
-                self.archive.release(name, group.blob_name, numbers[name])
+                if name in result.forms:  # the blob holds another encoding: these bytes are not to be served
+                    self.archive.spool.remove(name)
+                else:
+                    self.archive.release(name, group.blob_name, numbers[name])
             self.archive.disk_cache.trim()
             self._report(group, result, codec_id)
             self._derive_previews(group, len(result.order))
@@ -409,7 +415,7 @@ class Pipeline:
         counters = self.counters
         counters.groups += 1
         counters.instances += len(result.order)
-        counters.raw_bytes += result.raw_size
+        counters.raw_bytes += result.received_size
         counters.blob_bytes += result.size
         counters.fallbacks += len(result.fallbacks)
         counters.cpu_seconds += result.seconds
@@ -420,10 +426,11 @@ class Pipeline:
             blob=group.blob_name,
             instances=len(result.order),
             codec=codec_id,
-            raw_bytes=result.raw_size,
+            raw_bytes=result.received_size,
             bytes=result.size,
             outdone=result.outdone,
-            ratio=round(result.raw_size / max(1, result.size), 2),
+            pixel_exact=len(result.forms),
+            ratio=round(result.received_size / max(1, result.size), 2),
             cpu_seconds=round(result.seconds, 2),
         )
 

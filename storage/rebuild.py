@@ -61,7 +61,11 @@ def adopt(archive: Archive, name: str, path: Path) -> int:
             codec=codec,
             format_version=main.format_version if main else 1,
             parameters=main.parameters if main else {},
-            requested=requested_codec(codec, main.parameters if main else {}),
+            requested=requested_codec(
+                codec,
+                main.parameters if main else {},
+                pixel_exact=any(instance.received for instance in index.instances),
+            ),
         )
         instances = []
         for number, instance in enumerate(index.instances):
@@ -85,4 +89,5 @@ def _received(instance: BlobInstance) -> Received:
         calling_ae=instance.calling_ae,
         called_ae=instance.called_ae,
         remote_host=instance.remote_host,
+        came_as=instance.received.form if instance.received else None,
     )

@@ -18,6 +18,7 @@ class Received:
     received_at : when the last byte had arrived; aware, UTC
     calling_ae, called_ae : AE titles of the association, empty for an import
     remote_host : address of the sender, empty for an import
+    came_as : what was received, if the bytes are another encoding of that which is kept in its place
     """
 
     sop_class_uid: str
@@ -30,3 +31,20 @@ class Received:
     calling_ae: str = ""
     called_ae: str = ""
     remote_host: str = ""
+    came_as: "Form | None" = None
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """One encoding of a data set.
+
+    Attributes
+    ----------
+    transfer_syntax_uid : of the data set
+    size : in bytes
+    sha256 : 32 bytes
+    """
+
+    transfer_syntax_uid: str
+    size: int
+    sha256: bytes

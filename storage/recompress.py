@@ -52,7 +52,7 @@ def recompress_series(
 
     `go_on` is asked before each group: when it says no, what is left is left for later.
     """
-    requested = requested_codec(choice.codec, choice.parameters)
+    requested = requested_codec(choice.codec, choice.parameters, pixel_exact=choice.pixel_exact)
     names = archive.catalog.settling.blobs_of(series.series_pk, requested, before)
     located = [item for name in names for item in archive.catalog.in_blob(name) if not item.damaged]
     for group in _groups(located, limits):
@@ -104,6 +104,11 @@ def _recompress_group(
             max_chain=limits.max_chain,
             min_correlation=limits.min_correlation,
             segment_bytes=limits.segment_bytes,
+            received={
+                entry.name: item.received
+                for entry, item in zip(entries, group, strict=True)
+                if item.received is not None
+            },
         )
         result: CompressResult = workers.submit(compress, job).result()
         if result.damaged:
@@ -150,7 +155,10 @@ def _settle(
     )
     of_entry = {entry.name: item.instance_pk for entry, item in zip(entries, group, strict=True)}
     archive.catalog.settling.settle(
-        blob_pk, facts, [(of_entry[entry], place) for place, entry in enumerate(result.order)]
+        blob_pk,
+        facts,
+        [(of_entry[entry], place) for place, entry in enumerate(result.order)],
+        {of_entry[name]: form for name, form in result.forms.items()},
     )
 
 

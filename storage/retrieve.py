@@ -243,7 +243,13 @@ class Retriever:
             if item.damaged:
                 raise DamagedError(f"{item.sop_instance_uid} is known to be damaged")
             exact = self._find(item, retrieval, readers) if kept is None else kept
-            return self._convert(item, exact, targets)
+            if exact.transfer_syntax_uid != item.transfer_syntax_uid:
+                # Another encoding of it has taken its place since it was looked up.
+                chosen = retrieval.choose(exact.located)
+                targets = [chosen] if isinstance(chosen, str) else chosen
+                if not targets:
+                    raise ConversionError("the receiver accepts no transfer syntax for this SOP class")
+            return self._convert(exact, targets)
         except StorageError as error:
             return Failed(item, error)
         except OSError as error:
@@ -360,9 +366,9 @@ class Retriever:
             raise
         return outgoing
 
-    def _convert(self, item: Located, exact: Outgoing, targets: Sequence[str]) -> Outgoing:
+    def _convert(self, exact: Outgoing, targets: Sequence[str]) -> Outgoing:
         """Return an instance in the first of `targets` in which it can be given out."""
-        stored = item.transfer_syntax_uid
+        item, stored = exact.located, exact.transfer_syntax_uid
         if targets[0] == stored:
             return exact
         problems = []

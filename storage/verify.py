@@ -99,7 +99,8 @@ def _verify_instances(name: str, reader: InstanceReader, listed: dict[int | None
         except (DamagedError, OSError) as error:
             problems.append(Problem(name, uid, str(error), number))
         row = listed.get(number)
-        if row is not None and row.sha256.hex() != instance.sha256:
+        came = instance.received.form if instance.received else None
+        if row is not None and (row.sha256.hex(), row.received) != (instance.sha256, came):
             problems.append(Problem(name, uid, "the catalog expects another data set here", number))
     for place, row in listed.items():
         if place is None or place >= len(reader.blob.index.instances):

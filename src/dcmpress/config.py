@@ -32,6 +32,7 @@ from ruamel.yaml.error import MarkedYAMLError
 
 from dcmpress.codecs.registry import codec_names, get_codec
 from dcmpress.storage import targets
+from dcmpress.storage.compress import KEEPS_AS_RECEIVED
 from dcmpress.storage.pipeline import RULE_ATTRIBUTES
 
 DEFAULT_FILE = Path("config.yaml")
@@ -247,9 +248,15 @@ class _Rule(_Section):
 class RuleConfig(_Rule):
     """Which codec compresses what."""
 
+    pixel_exact: bool = False
+
     @model_validator(mode="after")
     def _usable(self) -> "RuleConfig":
         _check_lossless(self.codec, self.codec_parameters)
+        if self.pixel_exact and self.codec in KEEPS_AS_RECEIVED:
+            raise ValueError(
+                f"pixel_exact: {self.codec} keeps the bytes as they come; name a codec of images"
+            )
         return self
 
 

@@ -61,6 +61,7 @@ class Entering:
         if identity != self.identity:
             reasons = [*reasons, "the patient differs from that of the study's first instance"]
         received = self.received
+        came_as = received.came_as
         row = _NO_INSTANCE_VALUES | {
             "series_pk": series_pk,
             "sop_instance_uid": clean(received.sop_instance_uid)[:LONGEST_TEXT],
@@ -68,6 +69,9 @@ class Entering:
             "available_transfer_syntax_uid": received.transfer_syntax_uid,
             "size": received.size,
             "sha256": received.sha256,
+            "received_transfer_syntax_uid": came_as and came_as.transfer_syntax_uid,
+            "received_size": came_as and came_as.size,
+            "received_sha256": came_as and came_as.sha256,
             "received_at": received.received_at,
             "calling_ae": received.calling_ae,
             "called_ae": received.called_ae,

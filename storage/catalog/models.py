@@ -194,10 +194,14 @@ class Instance(Base):
     sop_instance_uid: Mapped[str]
     sop_class_uid: Mapped[str]
     available_transfer_syntax_uid: Mapped[str]
-    """The transfer syntax of the bytes as received."""
+    """The transfer syntax of the data set that is kept: as received, unless the next but two say otherwise."""
     size: Mapped[int]
-    """Bytes of the data set."""
+    """Bytes of the data set that is kept."""
     sha256: Mapped[bytes]
+    received_transfer_syntax_uid: Mapped[str | None]
+    received_size: Mapped[int | None]
+    received_sha256: Mapped[bytes | None]
+    """What was received, where another encoding of it is kept in its place (`pixel_exact`)."""
     received_at: Mapped[datetime]
     calling_ae: Mapped[str]
     called_ae: Mapped[str]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any, Literal
 
-from sqlalchemy import Connection, bindparam, delete, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, insert, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 
@@ -75,13 +75,29 @@ _FIND_SERIES = select(Series.__table__).where(
 _VERSION = select(
     Instance.pk,
     Instance.sha256,
+    Instance.received_sha256,
     Instance.spool_name,
     Instance.damaged,
     Instance.received_at,
     Instance.replaced,
 ).where(Instance.sop_instance_uid == bindparam("uid"))
 _FIND_CURRENT = _VERSION.where(Instance.current).with_for_update()
-_FIND_OLDER = _VERSION.where(~Instance.current, Instance.sha256 == bindparam("sha256"))
+_FIND_OLDER = _VERSION.where(
+    ~Instance.current,
+    or_(*(c == bindparam(n) for c in (Instance.sha256, Instance.received_sha256) for n in ("kept", "came"))),
+)
+_BYTES = (
+    "available_transfer_syntax_uid",
+    "size",
+    "sha256",
+    "received_transfer_syntax_uid",
+    "received_size",
+    "received_sha256",
+    "spool_name",
+    "blob_pk",
+    "blob_index",
+)
+"""Columns that say what the bytes of a version are, and where."""
 _SET_CURRENT = update(Instance).where(Instance.pk == bindparam("key")).values(current=bindparam("current"))
 _INSERT_INSTANCE = insert(Instance).returning(Instance.pk)
 
@@ -230,9 +246,10 @@ class Recorder:
         self, connection: Connection, row: dict[str, Any], current: Any, on_conflict: OnConflict
     ) -> Recorded:
         """Decide between `row` and the `current` version with the same SOP Instance UID."""
-        if current.sha256 == row["sha256"]:
+        if _same_bytes(current, row):
             return self._known_bytes(connection, row, current, Outcome.NEW)
-        lookup = {"uid": row["sop_instance_uid"], "sha256": row["sha256"]}
+        came = row["received_sha256"] or row["sha256"]
+        lookup = {"uid": row["sop_instance_uid"], "kept": row["sha256"], "came": came}
         older = connection.execute(_FIND_OLDER, lookup).first()
         if on_conflict == "reject" and older is None:
             return Recorded(Outcome.REJECTED, current.pk)
@@ -264,12 +281,7 @@ class Recorder:
         connection.execute(
             update(Instance)
             .where(Instance.pk == version.pk)
-            .values(
-                spool_name=row["spool_name"],
-                blob_pk=row["blob_pk"],
-                blob_index=row["blob_index"],
-                damaged=False,
-            )
+            .values({name: row[name] for name in _BYTES} | {"damaged": False})
         )
         return Recorded(Outcome.HEALED, version.pk, version.spool_name)
 
@@ -293,6 +305,12 @@ def _first(connection: Connection, statement: Any, parameters: dict[str, Any]) -
 def _fillable(entry: _SeriesEntry, entering: Entering) -> set[str]:
     """Return the keywords that the series, its study or its patient lack and this instance has."""
     return entry.open.keys() & entering.attributes.keys() if entry.identity == entering.identity else set()
+
+
+def _same_bytes(version: Any, row: dict[str, Any]) -> bool:
+    """Say whether `version` is, or is kept in place of, what `row` is or is kept in place of."""
+    there = {version.sha256, version.received_sha256} - {None}
+    return not there.isdisjoint((row["sha256"], row["received_sha256"]))
 
 
 def _same_file(version: Any, row: dict[str, Any]) -> bool:

@@ -22,6 +22,7 @@ from dcmpress.storage.catalog.matching import query_tests
 from dcmpress.storage.catalog.models import Blob
 from dcmpress.storage.catalog.query import Key, Matching, Query
 from dcmpress.storage.catalog.statements import BATCH, Match, Selection, keys_select, matches_of, selection
+from dcmpress.storage.received import Form
 
 _LONGEST_LIST = 5000
 """UIDs in one statement; PostgreSQL takes 65,535 parameters, SQLite 32,766."""
@@ -54,6 +55,25 @@ class Located:
     spool_name: str | None
     blob_name: str | None
     blob_index: int | None
+    received_transfer_syntax_uid: str | None = None
+    received_size: int | None = None
+    received_sha256: bytes | None = None
+    """What was received, where another encoding of it is kept: transfer syntax, size and SHA-256 are of that."""
+
+    @property
+    def received(self) -> Form | None:
+        """What was received, if its bytes are not kept."""
+        if (
+            self.received_transfer_syntax_uid is None
+            or self.received_size is None
+            or self.received_sha256 is None
+        ):
+            return None
+        return Form(self.received_transfer_syntax_uid, self.received_size, self.received_sha256)
+
+    def stands_for(self, sha256: bytes) -> bool:
+        """Tell whether the data set with this SHA-256 is kept, or was received and is kept in another encoding."""
+        return sha256 in (self.sha256, self.received_sha256)
 
 
 _LOCATED = (
@@ -75,6 +95,9 @@ _LOCATED = (
         _INSTANCE.c.spool_name,
         _BLOB.c.name,
         _INSTANCE.c.blob_index,
+        _INSTANCE.c.received_transfer_syntax_uid,
+        _INSTANCE.c.received_size,
+        _INSTANCE.c.received_sha256,
     )
     .select_from(_INSTANCE)
     .join(_SERIES, _SERIES.c.pk == _INSTANCE.c.series_pk)

@@ -17,7 +17,7 @@ from dcmpress.storage.catalog.database import Database
 from dcmpress.storage.catalog.errors import UnknownBlobError
 from dcmpress.storage.catalog.models import Blob, Instance, Series, Study
 from dcmpress.storage.catalog.recording import Recorded, Recorder
-from dcmpress.storage.received import Received
+from dcmpress.storage.received import Form, Received
 
 _CHUNK = 500
 """Keys in one IN list."""
@@ -100,9 +100,12 @@ class BlobFacts:
         }
 
 
-def requested_codec(codec: str, parameters: Mapping[str, Any]) -> str:
-    """Return a codec and its parameters as the catalog keeps and compares them: JSON, keys sorted."""
-    return json.dumps({"codec": codec, "parameters": dict(parameters)}, sort_keys=True)
+def requested_codec(codec: str, parameters: Mapping[str, Any], *, pixel_exact: bool = False) -> str:
+    """Return what a rule asks for as the catalog keeps and compares it: JSON, keys sorted."""
+    asked: dict[str, Any] = {"codec": codec, "parameters": dict(parameters)}
+    if pixel_exact:
+        asked["pixel_exact"] = True
+    return json.dumps(asked, sort_keys=True)
 
 
 _NOT_YET = BlobFacts(0, 0, 0, "", 0)
@@ -182,6 +185,19 @@ _PLACE = (
     .where(Instance.pk == bindparam("key"))
     .values(blob_pk=bindparam("blob"), blob_index=bindparam("index"), spool_name=None, damaged=False)
 )
+_REPLACE = (
+    update(Instance)
+    .where(Instance.pk == bindparam("key"))
+    .values(
+        received_transfer_syntax_uid=Instance.available_transfer_syntax_uid,
+        received_size=Instance.size,
+        received_sha256=Instance.sha256,
+        available_transfer_syntax_uid=bindparam("kept_syntax"),
+        size=bindparam("kept_size"),
+        sha256=bindparam("kept_sha256"),
+    )
+)
+"""The data set that is kept is another encoding of what was received."""
 _IN_USE = select(Instance.pk).where(Instance.blob_pk == Blob.pk).exists()
 
 
@@ -233,13 +249,20 @@ class Settling:
         with self._database.writing(durable=True) as connection:
             return connection.execute(insert(Blob).returning(Blob.pk), values).scalar_one()
 
-    def settle(self, blob_pk: int, facts: BlobFacts, placements: Iterable[tuple[int, int]]) -> list[str]:
+    def settle(
+        self,
+        blob_pk: int,
+        facts: BlobFacts,
+        placements: Iterable[tuple[int, int]],
+        forms: Mapping[int, Form] | None = None,
+    ) -> list[str]:
         """Enter a finished, verified blob and move its instances there, in one durable transaction.
 
         Parameters
         ----------
         placements : (instance key, position in the blob); instances from the spool or from other blobs.
             One that has been replaced meanwhile is passed over.
+        forms : instance key -> the data set in the blob, where it is not the one that was received
 
         Returns
         -------
@@ -268,6 +291,13 @@ class Settling:
                 freed += [name for name in connection.execute(names).scalars() if name]
                 rows = [{"key": pk, "blob": blob_pk, "index": index} for pk, index in chunk]
                 connection.execute(_PLACE, rows)
+            for pk, form in (forms or {}).items():
+                kept = {
+                    "kept_syntax": form.transfer_syntax_uid,
+                    "kept_size": form.size,
+                    "kept_sha256": form.sha256,
+                }
+                connection.execute(_REPLACE, kept | {"key": pk})
         return freed
 
     def adopt_blob(

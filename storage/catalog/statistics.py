@@ -20,7 +20,7 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """Counts over every version that is kept; sizes in bytes.
+    """Counts over every version that is kept; sizes in bytes. Raw bytes are those that were received.
 
     `stored_bytes` is what blobs and spool take on the disk. A blob that holds several modalities is
     divided among them by the size of their data sets, so that shares may miss the total by a few bytes.
@@ -35,6 +35,8 @@ class Statistics:
     damaged: int
     fallbacks: int
     """Blobs of which some frames were not kept as the requested codec made them."""
+    pixel_exact: int
+    """Instances of which the samples are kept, but not the bytes that were received."""
     by_modality: dict[str, Share]
     """"" stands for instances without a modality."""
     by_codec: dict[str, Share]
@@ -46,8 +48,9 @@ _STORED = case(
     (Blob.raw_size > 0, cast(Instance.size, Double) * Blob.size / Blob.raw_size),
     else_=0.0,
 )
+_RAW = func.sum(func.coalesce(Instance.received_size, Instance.size))
 _BY_MODALITY = (
-    select(Series.modality, func.count(), func.sum(Instance.size), func.sum(_STORED))
+    select(Series.modality, func.count(), _RAW, func.sum(_STORED))
     .select_from(Instance)
     .join(Series, Series.pk == Instance.series_pk)
     .outerjoin(Blob, Blob.pk == Instance.blob_pk)
@@ -55,7 +58,7 @@ _BY_MODALITY = (
     .group_by(Series.modality)
 )
 _BY_CODEC = (
-    select(Blob.codec, func.count(), func.sum(Instance.size), func.sum(_STORED))
+    select(Blob.codec, func.count(), _RAW, func.sum(_STORED))
     .select_from(Instance)
     .outerjoin(Blob, Blob.pk == Instance.blob_pk)
     .where(~Instance.replaced)
@@ -67,6 +70,7 @@ _SPOOL = select(func.count(), func.coalesce(func.sum(Instance.size), 0)).where(
 )
 _ATTENTION = select(func.count()).where(Instance.needs_attention.is_not(None))
 _FALLBACKS = select(func.count()).where(Blob.state == "stored", Blob.fallback.is_not(None))
+_PIXEL_EXACT = select(func.count()).where(Instance.received_sha256.is_not(None))
 _DAMAGED = select(func.count()).where(Instance.damaged)
 
 
@@ -103,6 +107,7 @@ def gather(database: Database) -> Statistics:
         needs_attention = connection.execute(_ATTENTION).scalar_one()
         damaged = connection.execute(_DAMAGED).scalar_one()
         fallbacks = connection.execute(_FALLBACKS).scalar_one()
+        pixel_exact = connection.execute(_PIXEL_EXACT).scalar_one()
     return Statistics(
         instances=sum(share.instances for share in by_modality.values()),
         raw_bytes=sum(share.raw_bytes for share in by_modality.values()),
@@ -112,6 +117,7 @@ def gather(database: Database) -> Statistics:
         needs_attention=needs_attention,
         damaged=damaged,
         fallbacks=fallbacks,
+        pixel_exact=pixel_exact,
         by_modality=by_modality,
         by_codec=by_codec,
     )

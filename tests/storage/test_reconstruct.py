@@ -116,7 +116,7 @@ def kept(
     instances: Sequence[tuple[str, bytes]],
     codec: str = "interframe",
     syntax: str = JPEG_BASELINE,
-    **limits: int,
+    **limits: Any,
 ) -> tuple[CompressResult, set[str]]:
     """Compress instances into one blob, check that they come back, and return what became of them
     and the codecs of its segments."""

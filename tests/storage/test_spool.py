@@ -162,7 +162,8 @@ def test_new_folders_are_flushed_upwards(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(os, "fsync", fsync)
     Spool(tmp_path / "a" / "b" / "spool")
-    assert flushed == [str(tmp_path), str(tmp_path / "a"), str(tmp_path / "a" / "b")]
+    here = [path for path in flushed if path.startswith(str(tmp_path))]  # other tests' threads may flush too
+    assert here == [str(tmp_path), str(tmp_path / "a"), str(tmp_path / "a" / "b")]
 
 
 def test_abandoned_leaves_nothing(spool: Spool) -> None:

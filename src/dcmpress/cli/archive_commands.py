@@ -64,6 +64,8 @@ def stats(
     out.print(f"in the spool, not compressed yet: {found.spool_instances} instances")
     if cached:
         out.print(f"received lately and kept as plain files as well, for retrieval: {_size(cached)}")
+    if found.pixel_exact:
+        out.print(f"kept pixel-exact, without the bytes that were received: {found.pixel_exact} instances")
     if found.fallbacks:
         out.print(f"blobs in which Zstandard took over from the codec that the rule names: {found.fallbacks}")
     if found.needs_attention or found.damaged:
@@ -88,6 +90,7 @@ def _as_json(found: Statistics, cached: int) -> dict[str, Any]:
         "needs_attention": found.needs_attention,
         "damaged": found.damaged,
         "fallbacks": found.fallbacks,
+        "pixel_exact": found.pixel_exact,
         "by_modality": shares(found.by_modality),
         "by_codec": shares(found.by_codec),
     }
@@ -168,9 +171,15 @@ def inspect(
             )
         out.print(segments)
         for instance in index.instances:
+            came = instance.received
+            note = (
+                f"; received as {came.size} bytes in {came.transfer_syntax_uid}, which are not kept"
+                if came
+                else ""
+            )
             out.print(
                 f"{instance.sop_instance_uid}  {instance.size} bytes, {instance.n_frames} frames, "
-                f"{instance.transfer_syntax_uid}",
+                f"{instance.transfer_syntax_uid}{note}",
                 markup=False,
             )
 

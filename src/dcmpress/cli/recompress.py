@@ -11,7 +11,7 @@ from dcmpress.cli.progress import bar
 from dcmpress.cli.wiring import open_existing_archive, pipeline_settings
 from dcmpress.codecs.registry import get_codec
 from dcmpress.storage.catalog.settling import StoredSeries, requested_codec
-from dcmpress.storage.compress import CodecChoice
+from dcmpress.storage.compress import KEEPS_AS_RECEIVED, CodecChoice
 from dcmpress.storage.pipeline import CompressionRule, exclusive
 from dcmpress.storage.recompress import recompress_series, remove_unreferenced
 from dcmpress.storage.workers import worker_pool
@@ -27,13 +27,21 @@ def recompress(
         list[str] | None, typer.Option(help=f"Only series with ATTRIBUTE=PATTERN; {' or '.join(WHERE)}.")
     ] = None,
     older_than: Annotated[float, typer.Option(help="Only what was compressed so many days ago.", min=0)] = 0,
+    pixel_exact: Annotated[
+        bool,
+        typer.Option(
+            "--pixel-exact",
+            help="What arrived losslessly compressed, and cannot be given back to the byte, is kept as samples.",
+        ),
+    ] = False,
     config: ConfigOption = None,
 ) -> None:
     """Compress again what lies in blobs, by another codec or effort. Can be interrupted and repeated.
 
     Every instance is decoded, confirmed by its SHA-256, compressed, and verified again before the old blob
     goes. A blob that would not become smaller stays. The node may be running. Exit code 1 if something
-    could not be re-compressed; it is kept as it was.
+    could not be re-compressed; it is kept as it was. With --pixel-exact received bytes may go: see the same
+    key of a rule in config.yaml.
     """
     settings = load_config(config)
     logs.configure("warning", settings.log.format, patient_data=settings.log.patient_data)
@@ -43,7 +51,9 @@ def recompress(
             raise fail(f"{codec} is lossy", MISUSED)
     except ValueError as error:
         raise fail(str(error), MISUSED) from None
-    choice = CodecChoice(codec, parameters)
+    if pixel_exact and codec in KEEPS_AS_RECEIVED:
+        raise fail(f"--pixel-exact: {codec} keeps bytes as they came", MISUSED)
+    choice = CodecChoice(codec, parameters, pixel_exact)
     rule = CompressionRule(choice, _patterns(where or []))
     archive = open_existing_archive(settings)
     with exclusive(settings.root, "recompress.lock") as mine:
@@ -53,7 +63,7 @@ def recompress(
         waiting = [
             series
             for series in archive.catalog.settling.stored_otherwise(
-                requested_codec(codec, parameters), before
+                requested_codec(codec, parameters, pixel_exact=pixel_exact), before
             )
             if rule.matches({"Modality": series.modality, "Manufacturer": series.manufacturer})
         ]

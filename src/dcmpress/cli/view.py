@@ -55,7 +55,7 @@ def view(
     levels = _pair(window, ",", "--window")
     extent = _pair(size, "x", "--size")
     try:
-        data_set = _read(what, load_config(config))
+        data_set, received = _read(what, load_config(config))
         if output is not None:
             picture = Image.fromarray(render(data_set, frame, levels))
             if extent is not None:
@@ -68,13 +68,16 @@ def view(
         raise fail(f"{what}: {error}") from None
     shown = {keyword: data_set[keyword].value for keyword in SHOWN if keyword in data_set}
     shown["TransferSyntaxUID"] = data_set.file_meta.TransferSyntaxUID
+    if received:
+        shown["received in"] = f"{received}; its pixels are kept, not its bytes"
     for keyword, value in shown.items():
         out.print(f"{keyword:25}  {value}", markup=False)
     if output is not None:
         out.print(f"frame {frame} written to {output}", markup=False)
 
 
-def _read(what: str, config: Config) -> Dataset:
+def _read(what: str, config: Config) -> tuple[Dataset, str]:
+    """Return a data set, and the transfer syntax in which it came if its bytes are not kept."""
     path = Path(what)
     if path.is_file():
         data = path.read_bytes()
@@ -82,11 +85,12 @@ def _read(what: str, config: Config) -> Dataset:
         syntax = meta.transfer_syntax_uid if meta else guess_transfer_syntax(data[offset:])
         if syntax is None:
             raise ConversionError("not a DICOM file")
-        return parse(data[offset:], syntax)
+        return parse(data[offset:], syntax), ""
     archive = open_existing_archive(config)
     try:
         found = archive.open(what)
-        return parse(b"".join(found.pieces()), found.transfer_syntax_uid)
+        received = found.located.received_transfer_syntax_uid or ""
+        return parse(b"".join(found.pieces()), found.transfer_syntax_uid), received
     finally:
         archive.close()
 

@@ -43,7 +43,15 @@ def pipeline_settings(config: Config) -> PipelineSettings:
 
 def _rules(rules: Sequence[RuleConfig | PreviewConfig]) -> tuple[CompressionRule, ...]:
     return tuple(
-        CompressionRule(CodecChoice(rule.codec, rule.codec_parameters), dict(rule.match)) for rule in rules
+        CompressionRule(
+            CodecChoice(
+                rule.codec,
+                rule.codec_parameters,
+                pixel_exact=isinstance(rule, RuleConfig) and rule.pixel_exact,
+            ),
+            dict(rule.match),
+        )
+        for rule in rules
     )
 
 
