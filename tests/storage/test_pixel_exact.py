@@ -389,8 +389,8 @@ def send(archive: Archive, uid: str = FIRST, syntax: str = HTJ2K) -> str:
 
 @pytest.fixture
 def archive(tmp_path: Path) -> Iterator[Archive]:
-    """An archive whose series is kept pixel-exact."""
-    with opened(tmp_path / "archive") as made:
+    """An archive whose series is kept pixel-exact; with a disk cache, which has no use for what came."""
+    with opened(tmp_path / "archive", disk_cache_bytes=1 << 30) as made:
         for uid in SERIES:
             assert send(made, uid) == "new"
         pipeline = pipeline_of(made)
@@ -402,6 +402,7 @@ def archive(tmp_path: Path) -> Iterator[Archive]:
 def check(archive: Archive) -> None:
     """Check that catalog, blobs and what is served tell the same truth."""
     assert archive.spool.names() == []
+    assert not any(archive.disk_cache.folder.glob("*/*"))
     assert [v.problems for v in verify(archive, mark=False) if v.problems] == []
     for uid, (data, native) in SERIES.items():
         (version,) = archive.catalog.versions(uid)
@@ -485,7 +486,7 @@ def test_the_catalog_is_made_anew(tmp_path: Path, archive: Archive) -> None:
 
 
 def test_a_spool_file_that_was_left_behind_goes(tmp_path: Path) -> None:
-    with opened(tmp_path / "archive") as archive:
+    with opened(tmp_path / "archive", disk_cache_bytes=1 << 30) as archive:
         for uid in SERIES:
             send(archive, uid)
         keep = {path: path.read_bytes() for path in archive.spool.folder.glob("*.dcm")}
