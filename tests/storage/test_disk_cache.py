@@ -277,8 +277,8 @@ class SmallDisk:
         self.root = root
         self.size = free + self.used()
         monkeypatch.setattr(os, "statvfs", self.statvfs)
-        self._write = os.write
-        monkeypatch.setattr(os, "write", self.write)
+        self._pwrite = os.pwrite
+        monkeypatch.setattr(os, "pwrite", self.pwrite)
 
     def used(self) -> int:
         files = [*self.root.rglob("*.dcm"), *self.root.rglob("*.part")]
@@ -288,10 +288,11 @@ class SmallDisk:
         free = max(0, self.size - self.used()) // 512
         return os.statvfs_result((512, 512, self.size // 512, free, free, 0, 0, 0, 0, 255))
 
-    def write(self, fd: int, data: bytes) -> int:
-        if self.used() + len(data) > self.size:
+    def pwrite(self, fd: int, data: bytes | memoryview, offset: int) -> int:
+        grows = max(0, offset + len(data) - os.fstat(fd).st_size)
+        if self.used() + grows > self.size:
             raise OSError(errno.ENOSPC, "No space left on device")
-        return self._write(fd, data)
+        return self._pwrite(fd, data, offset)
 
 
 def test_it_gives_way_before_an_image_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
