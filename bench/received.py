@@ -3,8 +3,9 @@
     python -m bench.received [corpus|made ...] [--effort balanced] [--only .50]
 
 `corpus`: the encapsulated files of the corpus, by transfer syntax. `made`: native series of the corpus, compressed
-by DCMTK's and GDCM's programs first. Sizes are of whole blobs, over those of the data sets as received. "today"
-is Zstandard, what is kept of a data set whose images nothing can restore.
+first by DCMTK's and GDCM's programs, and by OpenJPEG, OpenJPH and libjxl as the node sends them. Sizes are of whole
+blobs, over those of the data sets as received. "today" is Zstandard, what is kept of a data set whose images nothing
+can restore. "pixel-exact" is by a rule that says so; that blob, too, is decoded and compared with what it says it is.
 """
 
 import argparse
@@ -20,7 +21,11 @@ from tests.corpus_files import data_set, part10_files, series_files
 from dcmpress.storage.compress import CodecChoice, CompressJob, compress
 from dcmpress.storage.elements import NATIVE_SYNTAXES
 from dcmpress.storage.join import InstanceReader
+from dcmpress.storage.part10 import FileMeta, part10_header
 from dcmpress.storage.spool import Sender, Spool
+from dcmpress.storage.transcode import convert
+
+JPEG = "1.2.840.10008.1.2.4."
 
 MADE = (
     ("CT-LIDC0314-thin", 20),
@@ -44,6 +49,10 @@ PROGRAMS = {
 }
 
 
+OURS = {"openjpeg .90": JPEG + "90", "openjph .201": JPEG + "201", "libjxl .110": JPEG + "110"}
+"""Transfer syntax that the node sends, by whose encoder."""
+
+
 @dataclass
 class Kept:
     """What became of one set of files."""
@@ -54,6 +63,9 @@ class Kept:
     received: int = 0
     today: int = 0
     now: int = 0
+    as_samples: int = 0
+    """Instances that a rule with `pixel_exact` keeps as samples."""
+    pixel_exact: int = 0
     alone: float = 0.0
     together: float = 0.0
     """CPU time to give each instance back, one by one, and as a series; kernels compiled."""
@@ -78,15 +90,24 @@ def keep(paths: Iterable[Path], effort: str) -> Kept:
             entries.append(writer.finish())
             kept.received += len(data)
         kept.instances = len(entries)
-        for codec in ("zstd", "interframe"):
-            choice = CodecChoice(codec, {"effort": effort} if codec == "interframe" else {})
-            staged = Path(folder) / codec
+        choices = {
+            "zstd": CodecChoice("zstd"),
+            "pixel-exact": CodecChoice("interframe", {"effort": effort}, pixel_exact=True),
+            "interframe": CodecChoice("interframe", {"effort": effort}),
+        }
+        for name, choice in choices.items():
+            staged = Path(folder) / name
             job = CompressJob(entries, str(spool.folder), str(staged), choice, segment_bytes=16 << 20)
             result = compress(job)
             if result.damaged or result.fallbacks:
                 print("   ", result.damaged or result.fallbacks)
-            if codec == "zstd":
+            if name == "zstd":
                 kept.today = result.size
+            elif choice.pixel_exact:
+                kept.pixel_exact, kept.as_samples = result.size, len(result.forms)
+                with InstanceReader(staged) as reader:
+                    for number in range(kept.instances):
+                        reader.read(number)
         kept.now = result.size
         with InstanceReader(staged) as reader:
             index = reader.blob.index
@@ -124,6 +145,9 @@ def made(folder: Path, only: str) -> Iterator[tuple[str, list[Path]]]:
     """Yield (series and program, files that the program made); those that it cannot make are left out."""
     for group, most in MADE:
         yield f"{group}, native", series_files(group)[:most]
+        for name, syntax in OURS.items():
+            if only in f"{group}, {name}":
+                yield f"{group}, {name}", _sent(folder, series_files(group)[:most], syntax)
         for name, program in PROGRAMS.items():
             if only not in f"{group}, {name}":
                 continue
@@ -142,6 +166,19 @@ def made(folder: Path, only: str) -> Iterator[tuple[str, list[Path]]]:
                 yield f"{group}, {name}", files
 
 
+def _sent(folder: Path, paths: Iterable[Path], syntax: str) -> list[Path]:
+    """Write native files as the node sends them in a compressed transfer syntax."""
+    files = []
+    for k, path in enumerate(paths):
+        meta, data = data_set(path)
+        target = folder / f"sent-{k}.dcm"
+        converted = convert(data, meta.transfer_syntax_uid, syntax)
+        header = part10_header(FileMeta(meta.sop_class_uid, meta.sop_instance_uid, syntax))
+        target.write_bytes(header + b"".join(converted.pieces()))
+        files.append(target)
+    return files
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(
@@ -153,9 +190,9 @@ def main() -> None:
     options = parser.parse_args()
     print(
         "| what | instances | made smaller | received | today | now | now / received "
-        "| CPU ms back, alone | in a series |"
+        "| CPU ms back, alone | in a series | as samples | pixel-exact | pixel-exact / received |"
     )
-    print("|---|---|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         for what in options.what:
             for name, paths in of_corpus() if what == "corpus" else made(Path(folder), options.only):
@@ -165,7 +202,8 @@ def main() -> None:
                 print(
                     f"| {name} | {kept.instances} | {kept.restored} | {kept.received} | {kept.today} | {kept.now} "
                     f"| {kept.now / kept.received:.3f} | {1e3 * kept.alone / kept.instances:.2f} "
-                    f"| {1e3 * kept.together / kept.instances:.2f} |",
+                    f"| {1e3 * kept.together / kept.instances:.2f} | {kept.as_samples} | {kept.pixel_exact} "
+                    f"| {kept.pixel_exact / kept.received:.3f} |",
                     flush=True,
                 )
 

@@ -15,6 +15,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from sqlalchemy import Connection
 
@@ -22,8 +23,10 @@ from dcmpress.storage.archive import Archive
 from dcmpress.storage.blob import BlobWriter
 from dcmpress.storage.catalog import database
 from dcmpress.storage.compress import CodecChoice
+from dcmpress.storage.elements import EXPLICIT_VR_LITTLE_ENDIAN
 from dcmpress.storage.pipeline import CompressionRule, Pipeline, PipelineSettings
 from dcmpress.storage.spool import Spool, SpoolEntry
+from dcmpress.storage.transcode import convert
 from dcmpress.storage.verify import verify
 from tests.storage.objects import (
     encoded,
@@ -58,18 +61,31 @@ class Inline:
     _processes: dict[int, Any] = {}  # noqa: RUF012
 
 
-def pipeline_of(archive: Archive) -> Pipeline:
-    pipeline = Pipeline(archive, PipelineSettings(rules=(CompressionRule(CodecChoice("zstd")),)))
+CHOICES = {
+    "native": CodecChoice("zstd"),
+    "pixel-exact": CodecChoice("interframe", {"effort": "fast"}, pixel_exact=True),
+}
+SYNTAXES = {"native": EXPLICIT_VR_LITTLE_ENDIAN, "pixel-exact": "1.2.840.10008.1.2.4.201"}
+
+
+def pipeline_of(archive: Archive, kind: str = "native") -> Pipeline:
+    pipeline = Pipeline(archive, PipelineSettings(rules=(CompressionRule(CHOICES[kind]),)))
     pipeline._pool = Inline()  # type: ignore[assignment]
     return pipeline
 
 
-def data_sets() -> dict[str, bytes]:
-    """Small ones, which the spool writes in one piece, and one that it has the disk begin with."""
+def data_sets(kind: str = "native") -> dict[str, bytes]:
+    """Return small images, which the spool writes in one piece, and one that it has the disk begin with; or ones
+    that `interframe` keeps smaller than the HTJ2K in which they are sent."""
     sent = {}
     for number in range(1, N_IMAGES + 1):
-        data_set = image(number, picture(*((272, 256) if number == 2 else (12, 16)), seed=number))
-        sent[str(data_set.SOPInstanceUID)] = encoded(data_set)
+        if kind == "native":
+            frames = picture(*((272, 256) if number == 2 else (12, 16)), seed=number)
+        else:
+            frames = np.repeat(picture(24, 32, seed=number), 4, 0)
+        data_set = image(number, frames)
+        converted = convert(encoded(data_set), EXPLICIT_VR_LITTLE_ENDIAN, SYNTAXES[kind])
+        sent[str(data_set.SOPInstanceUID)] = b"".join(converted.pieces())
     return sent
 
 
@@ -77,24 +93,24 @@ def changed(data: bytes) -> bytes:
     return data.replace(b"Test^Image", b"Test^Other")
 
 
-def live(folder: Path, acknowledged: int, policy: str) -> None:
+def live(folder: Path, acknowledged: int, policy: str, kind: str = "native") -> None:
     """Receive, compress, receive equal and other bytes, compress again; note each acknowledgement."""
 
     def take(archive: Archive, uid: str, data: bytes) -> None:
-        receive(archive, data, uid)
+        receive(archive, data, uid, SYNTAXES[kind])
         note = json.dumps([uid, hashlib.sha256(data).hexdigest()]) + "\n"
         UNCOUNTED_WRITE(acknowledged, note.encode())
 
-    sent = data_sets()
+    sent = data_sets(kind)
     first = next(iter(sent))
     archive = open_archive(folder, on_conflict=policy, disk_cache_bytes=CACHE_BYTES)
     archive.recover()
     for uid, data in sent.items():
         take(archive, uid, data)
-    pipeline_of(archive).drain()
+    pipeline_of(archive, kind).drain()
     take(archive, first, sent[first])
     take(archive, first, changed(sent[first]))
-    pipeline_of(archive).drain()
+    pipeline_of(archive, kind).drain()
     archive.close()
 
 
@@ -128,7 +144,7 @@ STEPS: list[tuple[Any, str]] = [
 ]
 
 
-def run_until(step: int, folder: Path, policy: str) -> int:
+def run_until(step: int, folder: Path, policy: str, kind: str) -> int:
     """Run `live` in a child that ends before step `step`; return its exit code."""
     acknowledged = os.open(folder / "acknowledged", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     pid = os.fork()
@@ -138,7 +154,7 @@ def run_until(step: int, folder: Path, policy: str) -> int:
             stopper = Stopper(step)
             for owner, name in STEPS:
                 stopper.before(owner, name)
-            live(folder / "archive", acknowledged, policy)
+            live(folder / "archive", acknowledged, policy, kind)
             code = 0
         finally:
             os._exit(code)
@@ -146,7 +162,7 @@ def run_until(step: int, folder: Path, policy: str) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def check(folder: Path, policy: str) -> None:
+def check(folder: Path, policy: str, kind: str = "native") -> None:
     """Check what a crash left, before and after it is compressed."""
     lines = (folder / "acknowledged").read_text().splitlines()
     acknowledged: dict[str, list[str]] = {}
@@ -159,13 +175,15 @@ def check(folder: Path, policy: str) -> None:
         assert list(archive.blobs.staging.iterdir()) == []
         for again in (False, True):
             for uid, digests in acknowledged.items():
-                kept = {version.sha256.hex() for version in archive.catalog.versions(uid)}
+                versions = archive.catalog.versions(uid)
+                kept = {(version.received_sha256 or version.sha256).hex() for version in versions}
                 assert policy == "replace" or kept >= set(digests)
-                newest = hashlib.sha256(served(archive, uid)).hexdigest()
+                assert hashlib.sha256(served(archive, uid)).digest() == versions[0].sha256
+                newest = (versions[0].received_sha256 or versions[0].sha256).hex()
                 # What was whole when the crash came, and not acknowledged yet, may have been taken in too.
                 assert newest == digests[-1] or newest not in digests
             if not again:
-                pipeline_of(archive).drain()
+                pipeline_of(archive, kind).drain()
                 assert archive.spool.names() == []
                 assert [v.problems for v in verify(archive, mark=False) if v.problems] == []
                 assert archive.catalog.settling.blobs_being_written() == []
@@ -182,20 +200,23 @@ def memory_folder(tmp_path: Path) -> Iterator[Path]:
         yield Path(folder)
 
 
+@pytest.mark.parametrize("kind", CHOICES)
 @pytest.mark.parametrize("policy", ["keep-both", "replace"])
-def test_nothing_acknowledged_is_lost(memory_folder: Path, policy: str) -> None:
+def test_nothing_acknowledged_is_lost(memory_folder: Path, policy: str, kind: str) -> None:
     template = memory_folder / "template"
     open_archive(template / "archive", on_conflict=policy).close()
     points = 0
     while True:
         folder = memory_folder / str(points)
         shutil.copytree(template, folder)
-        code = run_until(points, folder, policy)
+        code = run_until(points, folder, policy, kind)
         assert code in (0, STOPPED)
-        check(folder, policy)
-        shutil.rmtree(folder)
+        check(folder, policy, kind)
         if code == 0:
+            with opened(folder / "archive", on_conflict=policy) as archive:
+                assert (archive.catalog.statistics().pixel_exact > 0) == (kind == "pixel-exact")
             break
+        shutil.rmtree(folder)
         points += 1
     print(f"stopped at {points} points")
     assert points > 55
