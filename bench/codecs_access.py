@@ -1,9 +1,9 @@
 """What random access costs, what threads gain, and how well `auto` chooses.
 
-    python -m bench.codecs_access [intra|threads|gil|auto ...] [--corpus DIR] [--repeats N]
+    python -m bench.codecs_access [intra|sections|threads|gil|auto ...] [--corpus DIR] [--repeats N]
 
-Sizes are exact. `intra` times decoding by CPU seconds; `threads` needs wall-clock time, so the ways take turns
-and the shortest of the repeats counts: run it on a quiet machine.
+Sizes are exact. `intra` and `sections` time decoding by CPU seconds; `threads` needs wall-clock time, so the ways
+take turns and the shortest of the repeats counts: run it on a quiet machine.
 """
 
 import argparse
@@ -28,6 +28,17 @@ from dcmpress.codecs.interframe import codec as interframe_codec
 from dcmpress.codecs.registry import get_codec
 
 INTRA_SERIES = ("ct-thin", "mr-cine", "us-cine", "pet", "fmri")
+SECTION_SERIES = (
+    "ct-thin",
+    "ct-thick",
+    "mr-3d",
+    "mr-cine",
+    "us-cine",
+    "xa-run",
+    "pet",
+    "fmri",
+    "mr-enhanced",
+)
 INTRA_EVERY = (32, 16, 8, 4)
 MOST_FRAMES = 64
 TWICE = ("ct-thin", "ct-thick", "mr-cine", "us-cine")
@@ -107,6 +118,33 @@ def _size_and_access(codec: Codec, frames: Array, every: int, repeats: int) -> t
 
     ratios = [_cpu(one_by_one) / _cpu(lambda: codec.decode(data)) for _ in range(repeats)]
     return len(data), statistics.median(ratios)
+
+
+def sections(folder: Path, repeats: int) -> None:
+    """Print what the sections of `dense` cost, and the time to decode the first frame of one and its last."""
+    interframe_codec.MAX_THREADS = 1
+    codec = get_codec("interframe", effort="dense")
+    print("| series (frames) | frames a section | size | first | mean | last |\n" + "|---" * 6 + "|")
+    kept = interframe_codec.SECTION_SAMPLES
+    for name in SECTION_SERIES:
+        frames = load(name, folder)[:MOST_FRAMES]
+        n = len(frames)
+        data = codec.encode(frames)
+        length = min(n, max(interframe_codec.CHAIN, -(-kept // frames[0].size)))
+        interframe_codec.SECTION_SAMPLES = 1 << 40
+        whole = len(codec.encode(frames))
+        interframe_codec.SECTION_SAMPLES = kept
+
+        def share_of(i: int, data: bytes = data, n: int = n) -> float:
+            alone = [_cpu(lambda: codec.decode(data, [i])) for _ in range(repeats)]
+            return statistics.median(alone) / (_cpu(lambda: codec.decode(data)) / n)
+
+        first, last = share_of(0), share_of(length - 1)
+        print(
+            f"| {name} ({n}) | {length} | {len(data) / whole - 1:+.2%} "
+            f"| {first:.1f} | {(first + last) / 2:.1f} | {last:.1f} |",
+            flush=True,
+        )
 
 
 def threads(folder: Path, repeats: int) -> None:
@@ -228,7 +266,7 @@ def _named(candidate: str) -> Codec:
     return get_codec(codec_id, **({"effort": effort} if effort else {}))
 
 
-PARTS = {"intra": intra, "threads": threads, "gil": gil, "auto": auto}
+PARTS = {"intra": intra, "sections": sections, "threads": threads, "gil": gil, "auto": auto}
 
 
 def main(arguments: list[str] | None = None) -> None:

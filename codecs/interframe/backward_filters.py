@@ -139,28 +139,36 @@ def keep_sample(taps, target, scale, samples, n, n_taps):
     samples[_U(row + n_taps - 1)] = np.float64((target - west) * scale)
 
 
+@intrinsic
+def add_products(typing_context, covariance, samples, row, column):
+    """Do what `accumulate` does to 4 rows of 8 columns of the covariance, which stay in registers meanwhile."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        memory = Memory(context, builder, signature, arguments)
+        row, column = arguments[2:]
+        first = builder.add(builder.mul(row, ir.Constant(row.type, TAPS)), column)
+        sums = [memory.load(0, memory.offset(first, r * TAPS)) * (31.0 / 32.0) for r in range(4)]
+        for n in range(BATCH):
+            right = memory.load(1, memory.offset(column, n * TAPS))
+            for r in range(4):
+                left = splat(builder, memory.load_scalar(1, memory.offset(row, n * TAPS + r)))
+                sums[r] = sums[r] + left * right
+        for r in range(4):
+            memory.store(0, memory.offset(first, r * TAPS), sums[r])
+        return context.get_dummy_value()
+
+    return types.void(covariance, samples, types.int64, types.int64), generate
+
+
 @njit
 def accumulate(covariance, samples):
-    """covariance = 31/32 covariance + sum of outer products (upper triangle), in the order of the samples."""
-    decay = 31.0 / 32.0
-    for i in range(TAPS - 1):
-        for j in range(i, TAPS):
-            covariance[_U(i * TAPS + j)] *= decay
-    for n in range(0, BATCH, 4):
-        r0 = n * TAPS
-        for i in range(TAPS - 1):
-            a0 = samples[_U(r0 + i)]
-            a1 = samples[_U(r0 + TAPS + i)]
-            a2 = samples[_U(r0 + 2 * TAPS + i)]
-            a3 = samples[_U(r0 + 3 * TAPS + i)]
-            for j in range(i, TAPS):
-                covariance[_U(i * TAPS + j)] = (
-                    (
-                        (covariance[_U(i * TAPS + j)] + a0 * samples[_U(r0 + j)])
-                        + a1 * samples[_U(r0 + TAPS + j)]
-                    )
-                    + a2 * samples[_U(r0 + 2 * TAPS + j)]
-                ) + a3 * samples[_U(r0 + 3 * TAPS + j)]
+    """covariance = 31/32 covariance + sum of outer products, in the order of the samples.
+
+    What lies left of the diagonal, and the last row, are filled in where a block reaches there, and never read.
+    """
+    for i in range(0, TAPS, 4):
+        for j in range(i & ~7, TAPS, LANES):
+            add_products(covariance, samples, np.int64(i), np.int64(j))
 
 
 @intrinsic
