@@ -12,6 +12,7 @@ from dcmpress.storage.catalog.query import Query
 from dcmpress.storage.catalog.recording import OnConflict, Outcome, Recorded
 from dcmpress.storage.catalog.search import Located, Match
 from dcmpress.storage.catalog.settling import SpooledInstance
+from dcmpress.storage.confirmers import Confirmers
 from dcmpress.storage.disk_cache import DiskCache
 from dcmpress.storage.elements import Buffer
 from dcmpress.storage.errors import ConflictError, MalformedError, MismatchError, MissingError
@@ -89,6 +90,8 @@ class Archive:
         self.spool = Spool(settings.root / "spool", settings.reserve)
         self.blobs = FolderBlobStore(settings.blob_folder or settings.root / "blobs")
         self.catalog = Catalog.open(settings.catalog_url or f"sqlite:///{settings.root / 'catalog.sqlite'}")
+        self.confirmers = Confirmers()
+        """Processes that decode what other nodes send."""
         self.disk_cache = DiskCache(settings.root / "cache", settings.disk_cache_bytes, settings.reserve)
         self.spool.make_room = self.disk_cache.make_room
         self.retriever = Retriever(
@@ -103,6 +106,7 @@ class Archive:
     def close(self) -> None:
         """Let go of everything."""
         self.retriever.close()
+        self.confirmers.close()
         self.spool.close()
         self.catalog.close()
 

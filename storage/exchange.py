@@ -1,31 +1,34 @@
 """Blobs on their way from node to node: which may go as they are, and how one that comes is taken in.
 
-A blob that comes is believed in nothing: every instance in it is decoded and compared with its SHA-256 before
-anything of it counts. Then the file itself is kept, if nothing in it is known here yet; else its data sets go
-the way of any that are received, under the policy for conflicts.
+A blob that comes is believed in nothing: every instance in it is decoded, by a process of its own, and compared
+with its SHA-256 before anything of it counts. Then the file itself is kept, if nothing in it is known here yet;
+else its data sets go the way of any that are received, under the policy for conflicts.
 """
 
-import errno
-import hashlib
 import os
 import uuid
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from dcmpress.storage.archive import LARGEST_LEADING, WANTED, Archive
+from dcmpress.storage.archive import Archive
+from dcmpress.storage.blob_index import BlobInstance
 from dcmpress.storage.catalog.search import Located
+from dcmpress.storage.confirmers import Confirmer
 from dcmpress.storage.elements import Buffer
-from dcmpress.storage.errors import DamagedError, MalformedError, MissingError, NoSpaceError
-from dcmpress.storage.importing import LONGEST_UID
+from dcmpress.storage.errors import DamagedError, MalformedError, MissingError
 from dcmpress.storage.join import InstanceReader
-from dcmpress.storage.leading import read_leading
 from dcmpress.storage.part10 import FileMeta
 from dcmpress.storage.rebuild import adopt
 from dcmpress.storage.received import Form
 from dcmpress.storage.spool import Sender
+
+PATIENCE = 7200.0
+"""Seconds that decoding a blob may take; then it is refused."""
+
+_CHUNK = 1 << 20
 
 _SPACE_STEP = 64 << 20
 """Bytes of a blob after which free space is looked at again."""
@@ -91,7 +94,7 @@ class IncomingBlob:
         self._archive = archive
         self._name = uuid.uuid4().hex
         self._path = archive.blobs.staged(self._name)
-        self._file = self._path.open("xb")
+        self._file = self._path.open("xb", buffering=0)
         self.size = 0
         """Bytes written so far."""
 
@@ -104,12 +107,12 @@ class IncomingBlob:
             If free space is under the reserve, or the disk is full.
         """
         before = self.size
-        try:
-            self._file.write(piece)
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise NoSpaceError(str(error)) from error
-            raise
+        view = memoryview(piece)
+        while view:
+            try:
+                view = view[self._file.write(view) :]
+            except OSError as error:
+                self._archive.spool.give_way(error)
         self.size += len(piece)
         if before // _SPACE_STEP != self.size // _SPACE_STEP:
             self._archive.spool.check_space()
@@ -126,17 +129,18 @@ class IncomingBlob:
         StorageError, OSError
             Whatever else goes wrong.
         """
-        self._file.flush()
         os.fsync(self._file.fileno())
+        archive = self._archive
         try:
-            with InstanceReader(self._path) as reader:
-                ordinary = _confirm(reader)
-                index = reader.blob.index.instances
-                known = any(self._archive.catalog.versions(one.sop_instance_uid) for one in index)
+            with archive.confirmers.lent() as confirmer:
+                ordinary = confirmer.confirm(self._path, PATIENCE)
+                with InstanceReader(self._path) as reader:
+                    index = reader.blob.index.instances
+                known = any(archive.catalog.versions(one.sop_instance_uid) for one in index)
                 raw_size = sum(one.size for one in index)
-                adopted = ordinary and not known and self._archive.settings.on_conflict == "keep-both"
+                adopted = ordinary and not known and archive.settings.on_conflict == "keep-both"
                 if not adopted:
-                    _receive_each(self._archive, reader, sender)
+                    _receive_each(archive, confirmer, index, sender)
         except DamagedError as error:
             raise MalformedError(f"the blob does not hold: {error}") from error
         if adopted:
@@ -163,55 +167,16 @@ class IncomingBlob:
         self._path.unlink(missing_ok=True)
 
 
-def _confirm(reader: InstanceReader) -> bool:
-    """Check every byte of a blob; tell whether each of its data sets is one that nothing speaks against.
-
-    Raises
-    ------
-    DamagedError
-        If a checksum does not hold.
-    """
-    ordinary = True
-    for number in range(reader.blob.n_sections):
-        reader.blob.section(number)
-    for number, instance in enumerate(reader.blob.index.instances):
-        if max(len(instance.sop_class_uid), len(instance.sop_instance_uid)) > LONGEST_UID:
-            raise DamagedError(f"a UID of more than {LONGEST_UID} characters")
-        digest = hashlib.sha256()
-        size = 0
-        for piece in _pieces(reader, number):
-            digest.update(piece)
-            size += memoryview(piece).nbytes
-            if size > instance.size:
-                break
-        if size != instance.size or digest.hexdigest() != instance.sha256:
-            raise DamagedError(f"{instance.sop_instance_uid} is not what was received")
-        leading = read_leading(
-            reader.beginning(number, LARGEST_LEADING), instance.transfer_syntax_uid, WANTED
-        )
-        ordinary &= (leading.sop_class_uid, leading.sop_instance_uid, leading.problem) == (
-            instance.sop_class_uid,
-            instance.sop_instance_uid,
-            "",
-        )
-    return ordinary
-
-
-def _pieces(reader: InstanceReader, number: int) -> Iterator[Buffer]:
-    """Yield the bytes of an instance; its neighbours share the segment, which is decoded once for all."""
-    segments = reader.segments_of(number)
-    if len(segments) == 1:
-        reader.load(segments[0])
-    yield from reader.pieces(number)
-
-
 def _sha256(form: Form) -> bytes:
     return form.sha256
 
 
-def _receive_each(archive: Archive, reader: InstanceReader, sender: Sender) -> None:
+def _receive_each(
+    archive: Archive, confirmer: Confirmer, index: Sequence[BlobInstance], sender: Sender
+) -> None:
     """Receive the data sets of a confirmed blob one by one, but for those whose originals are kept here."""
-    for number, instance in enumerate(reader.blob.index.instances):
+    scratch = archive.settings.root / "tmp" / f"exchange-{uuid.uuid4().hex}"
+    for number, instance in enumerate(index):
         came = instance.received.form if instance.received else None
         if came and archive.keeps(instance.sop_instance_uid, came.size, partial(_sha256, came)):
             continue
@@ -224,9 +189,15 @@ def _receive_each(archive: Archive, reader: InstanceReader, sender: Sender) -> N
         )
         incoming = archive.begin(meta, sender)
         try:
-            for piece in _pieces(reader, number):
-                incoming.write(piece)
+            confirmer.unpack(number, scratch, PATIENCE)
+            with scratch.open("rb") as file:
+                while piece := file.read(_CHUNK):
+                    incoming.write(piece)
+            if incoming.writer.sha256.hex() != instance.sha256:
+                raise DamagedError(f"{instance.sop_instance_uid} changed on its way through a scratch file")
             archive.commit(incoming)
         except BaseException:
             incoming.abandon()
             raise
+        finally:
+            scratch.unlink(missing_ok=True)

@@ -11,7 +11,7 @@ from time import sleep
 def worker_pool(workers: int, nice: int = 10) -> ProcessPoolExecutor:
     """Return a pool of processes that give way to associations (`nice`: 19 gives way to everything)."""
     return ProcessPoolExecutor(
-        workers, mp_context=get_context("spawn"), initializer=_begin, initargs=(os.getpid(), nice)
+        workers, mp_context=get_context("spawn"), initializer=begin_worker, initargs=(os.getpid(), nice)
     )
 
 
@@ -27,7 +27,8 @@ def kill_workers(pool: ProcessPoolExecutor) -> None:
         process.kill()
 
 
-def _begin(node: int, nice: int) -> None:
+def begin_worker(node: int, nice: int) -> None:
+    """Make this process a worker of the process `node`: done first in it."""
     os.nice(nice)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # a signal to the whole process group is for the node to answer
