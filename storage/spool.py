@@ -35,7 +35,7 @@ from pathlib import Path
 from typing import IO
 
 from dcmpress.storage.elements import Buffer
-from dcmpress.storage.errors import DamagedError, MissingError, NoSpaceError
+from dcmpress.storage.errors import DamagedError, MalformedError, MissingError, NoSpaceError
 from dcmpress.storage.folders import flush_folder, make_folder
 from dcmpress.storage.part10 import PREAMBLE_LENGTH, FileMeta, part10_header, read_part10
 from dcmpress.storage.prepared import FREE, TAKEN, PreparedFiles
@@ -159,7 +159,10 @@ class Spool:
         magic, offset, size, sha256, micros, calling, called, host = _PROOF.unpack_from(head)
         if magic != _MAGIC or actual != offset + size:
             raise DamagedError(f"spool file {name} is not whole")
-        meta, data_at = read_part10(head[:offset])
+        try:
+            meta, data_at = read_part10(head[:offset])
+        except MalformedError:  # a power cut may leave the proof without what it is the proof of
+            meta, data_at = None, 0
         if meta is None or data_at != offset:
             raise DamagedError(f"spool file {name} has no valid file meta information")
         sender = Sender(*(text.rstrip(b"\0").decode("utf-8", "replace") for text in (calling, called, host)))
