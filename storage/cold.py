@@ -10,9 +10,9 @@ import structlog
 from dcmpress.storage.archive import Archive
 from dcmpress.storage.catalog.settling import requested_codec
 from dcmpress.storage.compress import CodecChoice
-from dcmpress.storage.pipeline import PipelineSettings, exclusive
+from dcmpress.storage.pipeline import PipelineSettings
 from dcmpress.storage.recompress import recompress_series, remove_unreferenced
-from dcmpress.storage.workers import end_at_once, worker_pool
+from dcmpress.storage.workers import end_at_once, exclusive, worker_pool
 
 logger: Any = structlog.get_logger("dcmpress.cold")
 

@@ -5,19 +5,17 @@ The work itself, `compress`, runs in other processes of low priority: a codec th
 own process along, and associations always come first.
 """
 
-import fcntl
 import gc
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
 from functools import partial
-from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -111,6 +109,16 @@ class _Group:
     """When a worker may have begun it, monotonic."""
 
 
+@dataclass
+class _Preview:
+    """A preview that is being derived."""
+
+    original: str
+    """Blob, and number of the instance in it."""
+    since: float = field(default_factory=monotonic)
+    """When a worker may have begun it, monotonic."""
+
+
 class Pipeline:
     """Compresses what lies in the spool of one archive. One at a time works on an archive (`exclusive`).
 
@@ -132,7 +140,7 @@ class Pipeline:
         self._pool: ProcessPoolExecutor | None = None
         self._in_flight: dict[Future[CompressResult], _Group] = {}
         self._suspects: list[_Group] = []  # one of them killed a worker: each is tried again alone
-        self._previews: dict[Future[SpoolEntry], str] = {}  # being derived, with the original's UID
+        self._previews: dict[Future[SpoolEntry], _Preview] = {}  # being derived
         self._failed: dict[int, tuple[int, float]] = {}  # series -> (failures, not before)
 
     # Running
@@ -320,6 +328,15 @@ class Pipeline:
                 logger.error("codec takes too long", codec=group.choice.codec, instances=len(group.instances))
                 kill_workers(self._workers())
                 return
+        for future, preview in self._previews.items():
+            if not future.running():
+                preview.since = now
+            elif now - preview.since > self.settings.job_seconds:
+                logger.error("preview takes too long", original=preview.original)
+                kill_workers(self._workers())
+                if not self._in_flight:
+                    self._pool = None
+                return
 
     def _after_crash(self, first: _Group) -> None:
         """A worker died: find out whose group killed it, and compress that one by Zstandard."""
@@ -390,13 +407,14 @@ class Pipeline:
             future = self._workers().submit(
                 write_preview, blob, number, group.preview, str(spool.folder), spool.reserve
             )
-            self._previews[future] = f"{group.blob_name} {number}"
+            self._previews[future] = _Preview(f"{group.blob_name} {number}")
 
     def _enter_previews(self, timeout: float) -> None:
         """Enter the previews that workers have derived; one that cannot be is reported and left out."""
+        self._end_overdue()
         done, _ = wait(self._previews, timeout, FIRST_COMPLETED)
         for future in done:
-            original = self._previews.pop(future)
+            original = self._previews.pop(future).original
             try:
                 self.archive.enter(future.result())
                 self.counters.previews += 1
@@ -487,15 +505,3 @@ def _attributes(series: SpooledSeries, instance: SpooledInstance) -> dict[str, s
 
 def _first_match(rules: tuple[CompressionRule, ...], attributes: Mapping[str, str]) -> CodecChoice | None:
     return next((rule.choice for rule in rules if rule.matches(attributes)), None)
-
-
-@contextmanager
-def exclusive(root: Path, name: str = "pipeline.lock") -> Iterator[bool]:
-    """Hold a right on the archive under `root`, by default to compress its spool; yields whether one has it."""
-    with (root / name).open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        yield True

@@ -9,9 +9,10 @@ the new one, in force.
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 from dcmpress.codecs.registry import get_codec
@@ -24,6 +25,7 @@ from dcmpress.storage.part10 import FileMeta
 from dcmpress.storage.pipeline import PipelineSettings
 from dcmpress.storage.retrieve import Failed
 from dcmpress.storage.spool import Sender, Spool, SpoolEntry
+from dcmpress.storage.workers import kill_workers
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,9 @@ def _recompress_group(
                 if item.received is not None
             },
         )
-        result: CompressResult = workers.submit(compress, job).result()
+        result = _compressed(
+            job, workers, limits.job_seconds, partial(settling.note_requested, old_names, requested)
+        )
         if result.damaged:
             raise StorageError(f"scratch files are damaged: {next(iter(result.damaged.values()))}")
         if result.size >= old:
@@ -128,6 +132,20 @@ def _recompress_group(
         shutil.rmtree(scratch, ignore_errors=True)
     remove_unreferenced(archive)
     return Recompressed(len(group), raw, old, result.size)
+
+
+def _compressed(
+    job: CompressJob, workers: Executor, seconds: float, give_up: Callable[[], None]
+) -> CompressResult:
+    """Let a worker do a job; one that takes too long ends all workers, and is not asked for again."""
+    future: Future[CompressResult] = workers.submit(compress, job)
+    done, _ = wait([future], seconds)
+    if not done:
+        if isinstance(workers, ProcessPoolExecutor):
+            kill_workers(workers)
+        give_up()
+        raise StorageError(f"{job.choice.codec} takes too long")
+    return future.result()
 
 
 def _settle(

@@ -1,10 +1,15 @@
-"""Processes that do the codecs' work: of low priority, and never outliving the node that began them."""
+"""Processes that do the codecs' work: of low priority, and never outliving the node that began them; and the right to
+let them work on an archive."""
 
+import fcntl
 import os
 import signal
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from multiprocessing import get_context
+from pathlib import Path
 from time import sleep
 
 
@@ -39,3 +44,15 @@ def _end_with(node: int) -> None:
     while os.getppid() == node:
         sleep(0.5)
     os._exit(1)
+
+
+@contextmanager
+def exclusive(root: Path, name: str = "pipeline.lock") -> Iterator[bool]:
+    """Hold a right on the archive under `root`, by default to compress its spool; yields whether one has it."""
+    with (root / name).open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True

@@ -400,7 +400,7 @@ def changed_keys(old: Config, new: Config) -> tuple[list[str], list[str]]:
 
 
 def _leaves(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(tree, Mapping) and tree:
+    if isinstance(tree, Mapping) and not prefix.startswith("dicom.peers."):  # a peer is one thing
         for key, value in tree.items():
             yield from _leaves(value, f"{prefix}.{key}" if prefix else str(key))
     else:

@@ -170,7 +170,8 @@ def test_changed_keys_are_told_apart_by_what_a_running_node_can_take_over(tmp_pa
     )
     now, later = changed_keys(old, new)
     assert "log.level" in now
-    assert any(key.startswith("dicom.peers") for key in now)
+    assert [key for key in now if key.startswith("dicom.peers")] == ["dicom.peers.a"]
+    assert changed_keys(new, old)[0] == now
     assert later == ["dicom.port"]
 
 

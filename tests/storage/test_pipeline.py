@@ -5,6 +5,7 @@ import re
 import sys
 import textwrap
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,13 @@ import pytest
 from dcmpress.codecs.registry import codec_class
 from dcmpress.storage import pipeline as pipeline_module
 from dcmpress.storage.archive import Archive
+from dcmpress.storage.catalog.settling import requested_codec
 from dcmpress.storage.compress import CodecChoice, CompressJob, CompressResult, compress
 from dcmpress.storage.errors import NoSpaceError
 from dcmpress.storage.pipeline import CompressionRule, Pipeline, PipelineSettings
+from dcmpress.storage.recompress import recompress_series
 from dcmpress.storage.verify import verify
+from dcmpress.storage.workers import worker_pool
 from tests.storage.objects import (
     assert_serves,
     blob_files,
@@ -196,6 +200,35 @@ def test_a_codec_that_does_not_end(archive: Archive) -> None:
     assert archive.spool.names() == []
     assert_serves(archive, sent)
     assert set(archive.catalog.statistics().by_codec) == {"zstd"}
+
+
+@pytest.mark.usefixtures("bad_codecs")
+def test_a_preview_that_does_not_end(archive: Archive) -> None:
+    sent = receive_series(archive)
+    settings = PipelineSettings(
+        rules=(CompressionRule(CodecChoice("zstd")),),
+        previews=(CompressionRule(CodecChoice("hangs")),),
+        job_seconds=1,
+    )
+    counters = Pipeline(archive, settings).drain()
+    assert (counters.instances, counters.previews) == (4, 0)
+    assert_serves(archive, sent)
+
+
+@pytest.mark.usefixtures("bad_codecs")
+def test_a_recompression_that_does_not_end(archive: Archive) -> None:
+    sent = receive_series(archive)
+    inline(archive, "zstd").drain()
+    choice, before = CodecChoice("hangs"), datetime.now(UTC) + timedelta(days=1)
+    asked = requested_codec("hangs", {})
+    (series,) = archive.catalog.settling.stored_otherwise(asked, before)
+    with worker_pool(1) as workers:
+        limits = PipelineSettings(job_seconds=1)
+        (done,) = recompress_series(archive, series, choice, before, limits, workers)
+    assert done.problem == "hangs takes too long"
+    assert archive.catalog.settling.stored_otherwise(asked, before) == []  # it is not tried for ever
+    assert archive.catalog.settling.blobs_being_written() == []
+    assert_serves(archive, sent)
 
 
 def test_a_disk_that_fills_while_compressing(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:

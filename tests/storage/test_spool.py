@@ -273,6 +273,18 @@ def test_a_preamble_that_lies_is_refused(spool: Spool) -> None:
             spool.entry(name)
 
 
+def test_a_proof_without_what_it_proves_is_no_start_stopper(spool: Spool) -> None:
+    """A power cut may keep the preamble and the length of a file, and nothing in between."""
+    name = written(spool, b"x" * 300).finish().name
+    content = spool.path(name).read_bytes()
+    spool.path(name).write_bytes(content[:128] + bytes(len(content) - 128))
+    with pytest.raises(DamagedError):
+        spool.entry(name)
+    spool.path(name).rename(spool.folder / f"{name}.part")
+    assert spool.sweep() == 1
+    assert spool.names() == []
+
+
 def test_every_truncation_is_refused(spool: Spool) -> None:
     name = written(spool).finish().name
     whole = spool.path(name).read_bytes()

@@ -17,9 +17,9 @@ from dcmpress.storage.blob import BlobReader
 from dcmpress.storage.catalog.errors import CatalogError
 from dcmpress.storage.catalog.statistics import Share, Statistics
 from dcmpress.storage.errors import DamagedError
-from dcmpress.storage.pipeline import exclusive
 from dcmpress.storage.rebuild import rebuild_blobs
 from dcmpress.storage.verify import verify as verify_archive
+from dcmpress.storage.workers import exclusive
 
 
 @app.command()

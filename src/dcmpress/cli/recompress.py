@@ -1,5 +1,6 @@
 """`dcmpress recompress`: compress again what lies in blobs."""
 
+from concurrent.futures.process import BrokenProcessPool
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
@@ -12,9 +13,9 @@ from dcmpress.cli.wiring import open_existing_archive, pipeline_settings
 from dcmpress.codecs.registry import get_codec
 from dcmpress.storage.catalog.settling import StoredSeries, requested_codec
 from dcmpress.storage.compress import KEEPS_AS_RECEIVED, CodecChoice
-from dcmpress.storage.pipeline import CompressionRule, exclusive
+from dcmpress.storage.pipeline import CompressionRule
 from dcmpress.storage.recompress import recompress_series, remove_unreferenced
-from dcmpress.storage.workers import worker_pool
+from dcmpress.storage.workers import exclusive, worker_pool
 
 WHERE = ("Modality", "Manufacturer")
 
@@ -73,16 +74,21 @@ def recompress(
         limits = pipeline_settings(settings)
         with bar() as progress, worker_pool(limits.workers) as workers:
             task = progress.add_task("recompress", total=total)
-            for series in waiting:
-                for done in recompress_series(archive, series, choice, before, limits, workers):
-                    if done.problem:
-                        problems.append(f"{_name(series)}: {done.problem}")
-                    else:
-                        instances += done.instances
-                        old += done.old_bytes
-                        new += done.new_bytes
-                    saved = f"{100 * (1 - new / old):.1f} % saved" if old else "recompress"
-                    progress.update(task, advance=done.raw_bytes, description=saved)
+            try:
+                for series in waiting:
+                    for done in recompress_series(archive, series, choice, before, limits, workers):
+                        if done.problem:
+                            problems.append(f"{_name(series)}: {done.problem}")
+                        else:
+                            instances += done.instances
+                            old += done.old_bytes
+                            new += done.new_bytes
+                        saved = f"{100 * (1 - new / old):.1f} % saved" if old else "recompress"
+                        progress.update(task, advance=done.raw_bytes, description=saved)
+            except BrokenProcessPool:
+                problems.append(
+                    "the worker processes have ended; what is left can be done by the same command"
+                )
         remove_unreferenced(archive)
     archive.close()
     for problem in problems:

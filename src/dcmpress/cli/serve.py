@@ -23,7 +23,8 @@ from dcmpress.scp.server import DicomServer
 from dcmpress.storage.archive import Archive
 from dcmpress.storage.cold import ColdStorage
 from dcmpress.storage.compress import CodecChoice
-from dcmpress.storage.pipeline import Pipeline, exclusive
+from dcmpress.storage.pipeline import Pipeline
+from dcmpress.storage.workers import exclusive
 
 logger: Any = structlog.get_logger("dcmpress")
 

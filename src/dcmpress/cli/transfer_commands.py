@@ -20,8 +20,9 @@ from dcmpress.storage.errors import BlobFormatError, NoSpaceError
 from dcmpress.storage.exporting import export as export_instances
 from dcmpress.storage.exporting import extract as extract_blob
 from dcmpress.storage.importing import Imported, files_below, import_file
-from dcmpress.storage.pipeline import Pipeline, exclusive
+from dcmpress.storage.pipeline import Pipeline
 from dcmpress.storage.spool import Sender
+from dcmpress.storage.workers import exclusive
 
 _NOT_KEPT = ("not DICOM", "directory", "refused")
 
