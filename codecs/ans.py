@@ -34,10 +34,6 @@ START_BITS = 8 + LOG_STATES
 
 Array = NDArray[Any]
 
-SYMBOL_BASE = np.array(
-    [u if u < 32 else (4 + (u & 3)) << ((u >> 2) - 5) for u in range(N_SYMBOLS)] + [0] * (SLOTS - N_SYMBOLS),
-    np.uint32,
-)
 SYMBOL_RAW_BITS = np.array([0 if u < 32 else (u >> 2) - 5 for u in range(SLOTS)], np.uint32)
 
 
@@ -137,7 +133,7 @@ def build_decoder(counts: Array, table: Array) -> None:
     Parameters
     ----------
     table : uint32 array, shape (N_CONTEXTS * N_STATES,); written
-        From bit 0: next state (11 bits), state bits (4), state + raw bits (6), symbol (7).
+        From bit 0: state bits (8), state + raw bits (8), next state (11), what stands before the raw bits (5).
     """
     spread = np.empty(N_STATES, np.uint8)
     following = np.empty(SLOTS, np.int64)
@@ -149,11 +145,12 @@ def build_decoder(counts: Array, table: Array) -> None:
             x = following[symbol]
             following[symbol] += 1
             bits = LOG_STATES - _log2(x)
+            head = symbol if symbol < 32 else 4 + (symbol & 3)
             table[context * N_STATES + s] = (
-                ((x << bits) - N_STATES)
-                | bits << 11
-                | (bits + np.int64(SYMBOL_RAW_BITS[symbol])) << 15
-                | symbol << 21
+                bits
+                | (bits + np.int64(SYMBOL_RAW_BITS[symbol])) << 8
+                | ((x << bits) - N_STATES) << 16
+                | head << 27
             )
 
 
@@ -263,18 +260,6 @@ def finish_streams(out: Array, ends: Array) -> list[bytes]:
     return streams
 
 
-@inline
-def _pull(position: Any, state: Any, context: Any, table: Array, buffer: Array, symbol_base: Array) -> Any:
-    entry = np.int64(table[np.uint64((np.int64(context) << LOG_STATES) | state)])
-    word = load64(buffer, np.uint64(position >> 3)) >> np.uint64(position & 7)
-    bits = (entry >> 11) & 15
-    total = (entry >> 15) & 63
-    following = (entry & (N_STATES - 1)) + np.int64(word & ((np.uint64(1) << np.uint64(bits)) - np.uint64(1)))
-    raw = (word >> np.uint64(bits)) & ((np.uint64(1) << np.uint64(total - bits)) - np.uint64(1))
-    value = np.int64(symbol_base[np.uint64(entry >> 21)]) + np.int64(raw)
-    return position + total, following, value
-
-
 @njit
 def start_streams(buffer: Array, starts: Array, cursor: Array) -> Any:
     """Read the marker and state of each stream; False if a marker is missing.
@@ -301,61 +286,113 @@ def start_streams(buffer: Array, starts: Array, cursor: Array) -> Any:
 
 
 @inline
-def read_row(
-    values: Array,
-    contexts: Array,
-    length: int,
-    cursor: Array,
-    limit: int,
-    buffer: Array,
-    table: Array,
-    base: Array,
-) -> None:
-    """Decode one row of `length` values, int32, from the four streams.
-
-    No check is made inside the row: it takes at most MAX_SYMBOL_BITS bits a value, so with `cursor` held to
-    `limit` (the end of the frame's data, in bits) at the row's start, the slack that `slack_bytes` gives
-    past that end makes every load valid. Contexts must be below N_CONTEXTS.
-    """
+def _segments(length: Any) -> Any:
+    """Return where the second, third and fourth segment of a row begin, and the values that all four have."""
     quarter = length >> 2
     rest = length & 3
-    j = quarter + (1 if rest > 0 else 0)
-    k = j + quarter + (1 if rest > 1 else 0)
-    m = k + quarter + (1 if rest > 2 else 0)
-    ap = min(cursor[0, 0], limit)
-    bp = min(cursor[1, 0], limit)
-    cp = min(cursor[2, 0], limit)
-    dp = min(cursor[3, 0], limit)
-    a = cursor[0, 1]
-    b = cursor[1, 1]
-    c = cursor[2, 1]
-    d = cursor[3, 1]
+    second = quarter + (1 if rest > 0 else 0)
+    third = second + quarter + (1 if rest > 1 else 0)
+    return second, third, third + quarter + (1 if rest > 2 else 0), quarter
+
+
+@inline
+def begin_row(contexts: Array, length: int, slots: Array) -> None:
+    """Fill `slots`, uint32, with where the tables of the contexts begin, a value of each stream in turn."""
+    j, k, m, quarter = _segments(length)
     for n in range(quarter):
-        ap, a, av = _pull(ap, a, contexts[np.uint64(n)], table, buffer, base)
-        bp, b, bv = _pull(bp, b, contexts[np.uint64(j + n)], table, buffer, base)
-        cp, c, cv = _pull(cp, c, contexts[np.uint64(k + n)], table, buffer, base)
-        dp, d, dv = _pull(dp, d, contexts[np.uint64(m + n)], table, buffer, base)
-        values[np.uint64(n)] = av
-        values[np.uint64(j + n)] = bv
-        values[np.uint64(k + n)] = cv
-        values[np.uint64(m + n)] = dv
-    if rest > 0:
-        ap, a, av = _pull(ap, a, contexts[np.uint64(quarter)], table, buffer, base)
-        values[np.uint64(quarter)] = av
-    if rest > 1:
-        bp, b, bv = _pull(bp, b, contexts[np.uint64(j + quarter)], table, buffer, base)
-        values[np.uint64(j + quarter)] = bv
-    if rest > 2:
-        cp, c, cv = _pull(cp, c, contexts[np.uint64(k + quarter)], table, buffer, base)
-        values[np.uint64(k + quarter)] = cv
-    cursor[0, 0] = ap
-    cursor[1, 0] = bp
-    cursor[2, 0] = cp
-    cursor[3, 0] = dp
-    cursor[0, 1] = a
-    cursor[1, 1] = b
-    cursor[2, 1] = c
-    cursor[3, 1] = d
+        i = np.uint64(4 * n)
+        slots[i] = np.uint32(contexts[np.uint64(n)]) << np.uint32(LOG_STATES)
+        slots[i + np.uint64(1)] = np.uint32(contexts[np.uint64(j + n)]) << np.uint32(LOG_STATES)
+        slots[i + np.uint64(2)] = np.uint32(contexts[np.uint64(k + n)]) << np.uint32(LOG_STATES)
+        slots[i + np.uint64(3)] = np.uint32(contexts[np.uint64(m + n)]) << np.uint32(LOG_STATES)
+    for stream in range(length & 3):
+        first = 0 if stream == 0 else (j if stream == 1 else k)
+        slots[4 * quarter + stream] = np.uint32(contexts[first + quarter]) << np.uint32(LOG_STATES)
+
+
+@inline
+def open_row(cursor: Array, limit: int) -> Any:
+    """Return the positions and states of the streams, to be worked on by `pull_two` and put back by `close_row`.
+
+    No check is made inside a row: it takes at most MAX_SYMBOL_BITS bits a value, so with positions held to `limit`
+    (the end of the frame's data, in bits) at the row's start, the slack that `slack_bytes` gives past that end
+    makes every load valid. Contexts must be below N_CONTEXTS.
+    """
+    most = np.uint64(limit)
+    return (
+        (min(np.uint64(cursor[0, 0]), most), np.uint64(cursor[0, 1])),
+        (min(np.uint64(cursor[1, 0]), most), np.uint64(cursor[1, 1])),
+        (min(np.uint64(cursor[2, 0]), most), np.uint64(cursor[2, 1])),
+        (min(np.uint64(cursor[3, 0]), most), np.uint64(cursor[3, 1])),
+    )
+
+
+@inline
+def _step(word: Any, state: Any, i: Any, slots: Array, words: Array, table: Array) -> Any:
+    """Find table entry and bits of value `i`, for `finish_row`; return how many bits, and the next state.
+
+    Only what the next value waits for is done here.
+    """
+    entry = table[np.uint64(slots[np.uint64(i)]) + state]
+    slots[np.uint64(i)] = entry
+    words[np.uint64(i)] = word
+    found = np.uint64(entry)
+    own = word & ((np.uint64(1) << (found & np.uint64(255))) - np.uint64(1))
+    return (found >> np.uint64(8)) & np.uint64(255), (
+        (found >> np.uint64(16)) & np.uint64(N_STATES - 1)
+    ) + own
+
+
+@inline
+def pull_two(stream: Any, i: Any, slots: Array, words: Array, buffer: Array, table: Array) -> Any:
+    """Read values `i` and `i + 4` of a row, the next two of a stream: 56 bits at most, which one load gives."""
+    position, state = stream
+    word = load64(buffer, position >> np.uint64(3)) >> (position & np.uint64(7))
+    first, state = _step(word, state, i, slots, words, table)
+    second, state = _step(word >> first, state, i + 4, slots, words, table)
+    return position + first + second, state
+
+
+@inline
+def close_row(
+    streams: Any, i: Any, length: Any, cursor: Array, slots: Array, words: Array, buffer: Array, table: Array
+) -> None:
+    """Read the values from `i`, a multiple of 8, on, and store the streams."""
+    for stream in range(4):
+        cursor[stream, 0], cursor[stream, 1] = streams[stream]
+    for n in range(i, length):
+        position = np.uint64(cursor[n & 3, 0])
+        word = load64(buffer, position >> np.uint64(3)) >> (position & np.uint64(7))
+        total, state = _step(word, np.uint64(cursor[n & 3, 1]), n, slots, words, table)
+        cursor[n & 3, 0] = position + total
+        cursor[n & 3, 1] = state
+
+
+@inline
+def _signed_value(entry: Any, word: Any) -> Any:
+    bits = entry & np.uint32(255)
+    raw_bits = np.uint32(np.uint32((entry >> np.uint32(8)) & np.uint32(31)) - bits)
+    raw = np.uint32(word >> bits) & np.uint32(np.uint32(np.uint32(1) << raw_bits) - np.uint32(1))
+    u = np.int32(np.uint32(np.uint32(entry >> np.uint32(27)) << raw_bits) | raw)
+    return np.int32(np.int32(u >> 1) ^ np.int32(-np.int32(u & 1)))
+
+
+@inline
+def finish_row(slots: Array, words: Array, length: int, values: Array) -> None:
+    """Turn what `pull_two` found into the signed values of a row, int32: 0, -1, 1, -2, 2... for 0, 1, 2, 3, 4."""
+    j, k, m, quarter = _segments(length)
+    for n in range(quarter):
+        i = np.uint64(4 * n)
+        values[np.uint64(n)] = _signed_value(slots[i], words[i])
+        i += np.uint64(1)
+        values[np.uint64(j + n)] = _signed_value(slots[i], words[i])
+        i += np.uint64(1)
+        values[np.uint64(k + n)] = _signed_value(slots[i], words[i])
+        i += np.uint64(1)
+        values[np.uint64(m + n)] = _signed_value(slots[i], words[i])
+    for stream in range(length & 3):
+        first = 0 if stream == 0 else (j if stream == 1 else k)
+        values[first + quarter] = _signed_value(slots[4 * quarter + stream], words[4 * quarter + stream])
 
 
 def slack_bytes(columns: int) -> int:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcmpress.codecs.ans import N_CONTEXTS
+from dcmpress.codecs.bits import shifted
 from dcmpress.codecs.interframe.geometry import ABOVE, SIDE
 from dcmpress.codecs.jit import inline
 
@@ -37,9 +38,10 @@ def error_row(residuals: Array, errors: Array, y: Any, columns: Any, shift: Any)
     """Store row `y` of the error map, with its edges repeated at the sides."""
     line = columns + 2 * SIDE
     start = (ABOVE + y) * line + SIDE
+    down = np.int32(shift)
     for x in range(columns):
         e = np.int32(residuals[np.uint64(x)])
-        size = np.int32(max(e, np.int32(-e)) >> shift)
+        size = shifted(max(e, np.int32(-e)), down)
         errors[np.uint64(start + x)] = np.uint16(min(max(size, np.int32(0)), np.int32(MAX_ERROR)))
     for k in range(2):
         errors[start - 1 - k] = errors[start]

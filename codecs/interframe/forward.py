@@ -134,7 +134,7 @@ def _decode_frame(
         batch.n_extra if kind else 0, extra, tile, labels, batch.classes[kind], batch.shift,
         batch.wide[kind], context.error_shift(max_value), batch.weights[kind],
         batch.level, batch.thresholds, table,
-        ans.SYMBOL_BASE, buffer, starts, runs[: max(n_runs, 0)], n_runs >= 0,
+        buffer, starts, runs[: max(n_runs, 0)], n_runs >= 0,
     )  # fmt: skip
     plane = np.empty((rows, columns), np.uint16)
     if not geometry.unpad(current, plane, max_value) or not exact:

@@ -5,10 +5,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dcmpress.codecs.ans import N_CONTEXTS, SLOTS, read_row, start_streams
+from dcmpress.codecs.ans import N_CONTEXTS, SLOTS, begin_row, finish_row, start_streams
 from dcmpress.codecs.interframe.context import activity_row, context_row, error_row
 from dcmpress.codecs.interframe.geometry import set_margins
-from dcmpress.codecs.interframe.predict import partial_row, residual_row, restore_row
+from dcmpress.codecs.interframe.predict import partial_row, residual_row
+from dcmpress.codecs.interframe.restore import restore_row
 from dcmpress.codecs.jit import njit
 
 BLOCK = 8
@@ -172,7 +173,6 @@ def decode_frame(
     level: Any,
     thresholds: Array,
     table: Array,
-    symbol_base: Array,
     buffer: Array,
     starts: Array,
     runs: Array,
@@ -189,55 +189,60 @@ def decode_frame(
     limit = 8 * starts[4]
     blocks = (columns + BLOCK - 1) // BLOCK
     partial = np.empty(columns, np.int32)
-    residuals = np.empty(blocks * BLOCK, np.int32)
+    residuals = np.zeros(blocks * BLOCK, np.int32)
     activity = np.empty(columns, np.int16)
     contexts = np.zeros(blocks * BLOCK, np.uint8)
     block_contexts = contexts.view(np.uint64)
-    packed_contexts = np.empty(blocks * BLOCK, np.uint8)
-    packed_blocks = packed_contexts.view(np.uint64)
-    packed = np.empty(blocks * BLOCK, np.int32)
+    packed = np.zeros(blocks * BLOCK, np.int32)
+    slots = np.empty(columns, np.uint32)
+    words = np.empty(columns, np.uint32)
     coded = np.empty(blocks, np.int64)
     next_run = 0
     run = runs[0] if len(runs) > 0 else np.int64(1) << 62
-    for y in range(rows):
-        activity_row(activity, y, columns, errors, reference_errors, weights, level)
-        least = context_row(contexts, activity, columns, thresholds)
-        n = blocks
-        if least == 0 and skipping:
-            n = 0
-            for block in range(blocks):
-                if block_contexts[np.uint64(block)] == 0:
-                    if run > 0:
-                        run -= 1
-                        continue
-                    next_run += 1
-                    run = runs[next_run] if next_run < len(runs) else np.int64(1) << 62
-                coded[np.uint64(n)] = block
-                packed_blocks[np.uint64(n)] = block_contexts[np.uint64(block)]
-                n += 1
-        if n == blocks:
-            read_row(residuals, contexts, columns, cursor, limit, buffer, table, symbol_base)
-        else:
-            residuals[:] = 0
-            if n > 0:
-                length = n * BLOCK
-                if coded[n - 1] == blocks - 1:
-                    length -= blocks * BLOCK - columns
-                read_row(packed, packed_contexts, length, cursor, limit, buffer, table, symbol_base)
-                for i in range(n):
-                    first = coded[np.uint64(i)] * BLOCK
-                    for k in range(BLOCK):
-                        residuals[np.uint64(first + k)] = packed[np.uint64(i * BLOCK + k)]
-        for x in range(columns):
-            u = residuals[np.uint64(x)]
-            residuals[np.uint64(x)] = np.int32((u >> 1) ^ np.int32(-(u & 1)))
+    # Row y is restored while the values of row y + 1 are read.
+    for y in range(-1, rows):
         if y > 0:
             partial_row(
                 partial, y, columns, tile, labels, classes, shift, current, reference, n_extra, extra, wide
             )
-        restore_row(residuals, partial, y, columns, tile, labels, classes, shift, current, reference)
-        set_margins(current, y, columns)
-        error_row(residuals, errors, y, columns, errors_shift)
+        if y >= 0:
+            error_row(residuals, errors, y, columns, errors_shift)
+        n = 0
+        if y + 1 < rows:
+            activity_row(activity, y + 1, columns, errors, reference_errors, weights, level)
+            least = context_row(contexts, activity, columns, thresholds)
+            n = blocks
+            if least == 0 and skipping:
+                n = 0
+                for block in range(blocks):
+                    if block_contexts[np.uint64(block)] == 0:
+                        if run > 0:
+                            run -= 1
+                            continue
+                        next_run += 1
+                        run = runs[next_run] if next_run < len(runs) else np.int64(1) << 62
+                    coded[np.uint64(n)] = block
+                    block_contexts[np.uint64(n)] = block_contexts[np.uint64(block)]
+                    n += 1
+        length = n * BLOCK
+        if n > 0 and (n == blocks or coded[n - 1] == blocks - 1):
+            length -= blocks * BLOCK - columns
+        begin_row(contexts, length, slots)
+        restore_row(
+            residuals, partial, y, columns, tile, labels, classes, shift, current, reference,
+            length, slots, words, cursor, limit, buffer, table,
+        )  # fmt: skip
+        if y >= 0:
+            set_margins(current, y, columns)
+        if n == blocks:
+            finish_row(slots, words, length, residuals)
+        else:
+            finish_row(slots, words, length, packed)
+            residuals[:] = 0
+            for i in range(n):
+                at = coded[np.uint64(i)] * BLOCK
+                for k in range(BLOCK):
+                    residuals[np.uint64(at + k)] = packed[np.uint64(i * BLOCK + k)]
     exact = True
     for stream in range(4):
         exact &= cursor[stream, 0] == 8 * starts[stream + 1] and cursor[stream, 1] == 0

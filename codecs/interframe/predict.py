@@ -214,7 +214,7 @@ def partial_row(
 
 
 @inline
-def _median(w: Any, n: Any, nw: Any) -> Any:
+def median_of(w: Any, n: Any, nw: Any) -> Any:
     low = min(w, n)
     high = max(w, n)
     return low if nw >= high else (high if nw <= low else w + n - nw)
@@ -271,76 +271,7 @@ def residual_row(
         else:
             for x in range(first, end):
                 i = start + x
-                predicted = _median(
+                predicted = median_of(
                     current[np.uint64(i - 1)], current[np.uint64(i - line)], current[np.uint64(i - line - 1)]
                 )
                 residuals[np.uint64(x)] = np.int32(current[np.uint64(i)] - predicted)
-
-
-@inline
-def restore_row(
-    residuals: Array,
-    partial: Array,
-    y: Any,
-    columns: Any,
-    tile: Any,
-    labels: Array,
-    classes: Array,
-    shift: Any,
-    current: Array,
-    reference: Array,
-) -> None:
-    """The inverse of `residual_row`: write row `y` of `current`."""
-    line = columns + 2 * SIDE
-    start = (ABOVE + y) * line + SIDE
-    if y == 0:
-        value = np.int32(residuals[0] + (reference[start] if len(reference) > 0 else 0))
-        current[start] = value
-        for x in range(1, columns):
-            value = np.int32(value + residuals[x])
-            if len(reference) > 0:
-                value = np.int32(value + reference[start + x] - reference[start + x - 1])
-            current[start + x] = value
-        return
-    row_labels = labels[y // tile]
-    x = 0
-    while x < columns:
-        label = row_labels[x // tile]
-        end = x + tile
-        while end < columns and row_labels[end // tile] == label:
-            end += tile
-        end = min(end, columns)
-        if label < COPY:
-            c0 = np.int32(classes[label, 0])
-            c1 = np.int32(classes[label, 1])
-            w = np.int32(current[start + x - 1])
-            ww = np.int32(current[start + x - 2])
-            # Residuals go in before the shift: one addition less between a sample and the next. All that fits
-            # 32 bits if the samples are in their range, which is checked when the frame is done.
-            for i in range(x, end):
-                partial[np.uint64(i)] = np.int32(
-                    partial[np.uint64(i)] + np.int32(residuals[np.uint64(i)] << shift)
-                )
-            for i in range(x, end):
-                total = np.int32(np.int32(partial[np.uint64(i)] + c1 * ww) + c0 * w)
-                ww = w
-                w = np.int32(total >> shift)
-                current[np.uint64(start + i)] = w
-        elif label == COPY:
-            for i in range(x, end):
-                current[np.uint64(start + i)] = np.int32(
-                    reference[np.uint64(start + i)] + residuals[np.uint64(i)]
-                )
-        elif label == NORTH:
-            for i in range(x, end):
-                current[np.uint64(start + i)] = np.int32(
-                    current[np.uint64(start + i - line)] + residuals[np.uint64(i)]
-                )
-        else:
-            w = np.int32(current[start + x - 1])
-            for i in range(x, end):
-                at = start + i - line
-                n = current[np.uint64(at)]
-                w = np.int32(_median(w, n, current[np.uint64(at - 1)]) + residuals[np.uint64(i)])
-                current[np.uint64(start + i)] = w
-        x = end

@@ -32,13 +32,15 @@ def test_every_state_of_a_decoder_is_reached_from_one_encoder_state() -> None:
     ans.build_decoder(counts, table)
     first = table[: ans.N_STATES].astype(np.int64)
     for symbol in range(40):
-        mine = first[first >> 21 == symbol]
-        covered = np.concatenate([(v & 2047) + np.arange(1 << (v >> 11 & 15)) for v in mine])
+        head = symbol if symbol < 32 else 4 + (symbol & 3)
+        raw_bits = int(ans.SYMBOL_RAW_BITS[symbol])
+        mine = first[(first >> 27 == head) & ((first >> 8 & 255) - (first & 255) == raw_bits)]
+        covered = np.concatenate([(v >> 16 & 2047) + np.arange(1 << (v & 255)) for v in mine])
         assert np.array_equal(np.sort(covered), np.arange(ans.N_STATES))
 
 
 def test_symbols_cover_20_bits_without_gap() -> None:
-    base = ans.SYMBOL_BASE[: ans.N_SYMBOLS].astype(np.int64)
+    base = np.array([u if u < 32 else (4 + (u & 3)) << ((u >> 2) - 5) for u in range(ans.N_SYMBOLS)])
     width = 1 << ans.SYMBOL_RAW_BITS[: ans.N_SYMBOLS].astype(np.int64)
     assert base[0] == 0
     assert np.array_equal(base[1:], base[:-1] + width[:-1])
