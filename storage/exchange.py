@@ -5,6 +5,7 @@ with its SHA-256 before anything of it counts. Then the file itself is kept, if 
 else its data sets go the way of any that are received, under the policy for conflicts.
 """
 
+import hashlib
 import os
 import uuid
 from collections import defaultdict
@@ -190,10 +191,12 @@ def _receive_each(
         incoming = archive.begin(meta, sender)
         try:
             confirmer.unpack(number, scratch, PATIENCE)
+            digest = hashlib.sha256()
             with scratch.open("rb") as file:
                 while piece := file.read(_CHUNK):
+                    digest.update(piece)
                     incoming.write(piece)
-            if incoming.writer.sha256.hex() != instance.sha256:
+            if digest.hexdigest() != instance.sha256:
                 raise DamagedError(f"{instance.sop_instance_uid} changed on its way through a scratch file")
             archive.commit(incoming)
         except BaseException:
