@@ -78,6 +78,18 @@ def _put_byte(out: NDArray[np.uint8], io: NDArray[np.int64]) -> None:
     io[_BYTE] = 0
 
 
+@inline
+def _climb(leaf: int, parents: NDArray[np.int64], path: NDArray[np.int64]) -> int:
+    """Write the nodes from a leaf to the root to `path`; return their number."""
+    depth = 0
+    node = leaf
+    while node >= 0:
+        path[depth] = node
+        depth += 1
+        node = parents[node]
+    return depth
+
+
 @njit
 def _get_tag(
     data: NDArray[np.uint8],
@@ -90,14 +102,8 @@ def _get_tag(
     path: NDArray[np.int64],
 ) -> bool:
     """Read whether the value of a leaf is below a threshold."""
-    depth = 0
-    node = leaf
-    while node >= 0:
-        path[depth] = node
-        depth += 1
-        node = parents[node]
     low = 0
-    for k in range(depth - 1, -1, -1):
+    for k in range(_climb(leaf, parents, path) - 1, -1, -1):
         node = path[k]
         low = max(low, lows[node])
         while low < threshold and low < values[node]:
@@ -122,14 +128,8 @@ def _put_tag(
     path: NDArray[np.int64],
 ) -> None:
     """Write whether the value of a leaf is below a threshold."""
-    depth = 0
-    node = leaf
-    while node >= 0:
-        path[depth] = node
-        depth += 1
-        node = parents[node]
     low = 0
-    for k in range(depth - 1, -1, -1):
+    for k in range(_climb(leaf, parents, path) - 1, -1, -1):
         node = path[k]
         low = max(low, lows[node])
         while low < threshold:
