@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from dcmpress.codecs import jpeg_lossless, jpeg_ls, rle_image
 from dcmpress.codecs.bits import ByteReader, put_varint
 from dcmpress.codecs.errors import CodecError, CorruptStreamError
+from dcmpress.codecs.jpeg_2000 import image as jpeg_2000
 from dcmpress.codecs.reconstruct_directory import Image
 
 LONGEST_CORRECTION = 256
@@ -51,6 +52,7 @@ class Format:
 FORMATS: dict[str, Format] = {
     "rle": Format(2, rle_image.take_apart, rle_image.put_together),
     "jpeg-ls": Format(4, jpeg_ls.take_apart, jpeg_ls.put_together),
+    "jpeg-2000": Format(5, jpeg_2000.take_apart, jpeg_2000.put_together),
     "jpeg-lossless": Format(3, jpeg_lossless.take_apart, jpeg_lossless.put_together),
 }
 _BY_METHOD = {form.method: form for form in FORMATS.values()}

@@ -30,6 +30,7 @@ _FORMATS = {
     f"{_PREFIX}5": "rle",
     **dict.fromkeys([f"{_PREFIX}4.{n}" for n in (57, 70)], "jpeg-lossless"),
     **dict.fromkeys([f"{_PREFIX}4.{n}" for n in (80, 81)], "jpeg-ls"),
+    **dict.fromkeys([f"{_PREFIX}4.{n}" for n in (90, 91)], "jpeg-2000"),
 }
 """Transfer syntax -> format of `dcmpress.codecs.restorable`."""
 

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from dcmpress.codecs.registry import get_codec
-from tests.fuzz.codecs import CODECS, CRASHERS, damaged, images, tried
+from tests.fuzz.codecs import CODECS, CRASHERS, damaged, encoded, images, tried
 
 
 @pytest.mark.parametrize("label", CODECS)
@@ -25,7 +25,7 @@ def test_damaged_streams_raise_codec_errors_only(label: str) -> None:
     codec = get_codec(name, **parameters)
     chooser = random.Random(20)
     for _ in range(6):
-        stream, other = codec.encode(images(chooser)), codec.encode(images(chooser))
+        stream, other = encoded(codec, images(chooser)), encoded(codec, images(chooser))
         for _ in range(25):
             outcome = tried(codec, damaged(stream, other, chooser), None)
             assert outcome in ("decoded", "refused"), outcome

@@ -408,6 +408,8 @@ def compressed_image(name: str, frame: Array) -> bytes:
         return run_lengths([habitual(plane, frame.shape[1], HABITS[0]) for plane in planes_of(frame)])
     if name == "jpeg-ls":
         return bytes(imagecodecs.jpegls_encode(frame.view(np.uint16)))
+    if name == "jpeg-2000":
+        return bytes(imagecodecs.jpeg2k_encode(frame, reversible=True, codecformat="j2k"))
     return lossless_jpeg(frame, 12)
 
 

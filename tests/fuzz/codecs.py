@@ -16,12 +16,16 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 
 from dcmpress.codecs.base import Codec
 from dcmpress.codecs.errors import CodecError
+from dcmpress.codecs.reconstruct import Reconstruct
+from dcmpress.codecs.reconstruct_directory import Piece
 from dcmpress.codecs.registry import get_codec
+from dcmpress.codecs.restorable import take_apart
 from dcmpress.codecs.stream import HEADER_SIZE
 
 CRASHERS = Path(__file__).resolve().parents[1] / "data" / "crashers"
@@ -36,6 +40,7 @@ CODECS: dict[str, tuple[str, dict[str, Any]]] = {
     "rle": ("rle", {}),
     "zstd": ("zstd", {}),
     "store": ("store", {}),
+    "reconstruct": ("reconstruct", {"inner": "store"}),
 }
 MAX_PIXELS = 1 << 18
 TOO_LONG = 20
@@ -133,6 +138,22 @@ def tried(codec: Codec, stream: bytes, select: list[int] | None) -> str:
         signal.alarm(0)
 
 
+def encoded(codec: Codec, frames: NDArray[Any]) -> bytes:
+    """Return a stream of frames; `reconstruct` gets them as JPEG 2000."""
+    if not isinstance(codec, Reconstruct):
+        return codec.encode(frames)
+    samples = np.ascontiguousarray(frames).view(f"u{frames.dtype.itemsize}")
+    data = [bytes(imagecodecs.jpeg2k_encode(one, reversible=True, codecformat="j2k")) for one in samples]
+    size = max(map(len, data))
+    rows = np.frombuffer(b"".join(one.ljust(size, b"\0") for one in data), np.uint8).reshape(len(data), 1, -1)
+    taken = [take_apart("jpeg-2000", one, samples.shape[1:], samples.dtype) for one in data]
+    images = [image for image, _ in filter(None, taken)]
+    if len(images) < len(data):
+        return codec.encode(rows)
+    pieces = [Piece(k * size, k, 0, image.size) for k, image in enumerate(images)]
+    return codec.encode_images(rows, images, pieces, samples)
+
+
 def main() -> None:
     """Fuzz."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -149,7 +170,7 @@ def main() -> None:
         name = chooser.choice(names)
         codec = codecs[name]
         frames = images(chooser)
-        stream, other = codec.encode(frames), codec.encode(images(chooser))
+        stream, other = encoded(codec, frames), encoded(codec, images(chooser))
         for _ in range(60):
             broken = damaged(stream, other, chooser)
             select = [chooser.randrange(len(frames))] if chooser.random() < 0.3 else None

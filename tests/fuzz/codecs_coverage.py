@@ -61,7 +61,7 @@ def seeds(folder: Path, chosen: list[str], n_each: int) -> None:
         number = list(fuzz.CODECS).index(name)
         for _ in range(n_each):
             frames = fuzz.images(chooser)[:3, : chooser.randint(1, 14), : chooser.randint(1, 14)]
-            data = bytes([number, 255]) + codec.encode(frames)
+            data = bytes([number, 255]) + fuzz.encoded(codec, frames)
             if len(data) <= LONGEST:
                 (folder / f"seed-{name}-{zlib.crc32(data):08x}").write_bytes(data)
 
