@@ -1,6 +1,7 @@
 """The storage face: what both doors of the node, DICOM and web, do with what it keeps."""
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -30,6 +31,9 @@ WANTED = {attribute.tag: attribute for attribute in ATTRIBUTES if attribute.orig
 
 LARGEST_LEADING = 1 << 26
 """Bytes of a data set that are searched for attributes when the spool writer's window does not reach."""
+
+ENTERED_TOGETHER = 200
+"""Spool files that a start without a catalog enters in one transaction."""
 
 _MOVES = 3
 """Times that a file is looked for again because the catalog has moved it meanwhile."""
@@ -146,8 +150,7 @@ class Archive:
         _check_uid("SOP Instance UID", leading.sop_instance_uid, meta.sop_instance_uid)
         if leading.problem and self.settings.on_unreadable == "refuse":
             raise MalformedError(leading.problem)
-        entry = writer.finish()
-        return self._record(entry, leading)
+        return self._record_or_drop(writer.finish(), leading)
 
     def enter(self, entry: SpoolEntry) -> Receipt:
         """Enter a complete spool file that another process of this node has written.
@@ -157,23 +160,28 @@ class Archive:
         ConflictError, StorageError, OSError
             As `commit` does.
         """
-        return self._record(entry, self._read_entry(entry))
+        return self._record_or_drop(entry, self._read_entry(entry))
 
-    def _record(self, entry: SpoolEntry, leading: Leading) -> Receipt:
-        note = f"unreadable: {leading.problem}" if leading.problem else None
-
-        def record() -> Recorded:
-            return self.catalog.record(
-                received_from(entry), leading.attributes, self.settings.on_conflict, note
-            )
-
+    def _record_or_drop(self, entry: SpoolEntry, leading: Leading) -> Receipt:
+        """Record what is not acknowledged yet; keep nothing of it if that fails."""
         try:
-            recorded = record()
-            if recorded.outcome is Outcome.DUPLICATE and not self._holds(entry):
-                recorded = record()  # what the catalog relied on is gone: these bytes take its place
+            return self._record(entry, leading)
         except BaseException:
             self.spool.remove(entry.name)
             raise
+
+    def _record(self, entry: SpoolEntry, leading: Leading) -> Receipt:
+        return self._recorded(entry, leading, self._enter_row(entry, leading))
+
+    def _enter_row(self, entry: SpoolEntry, leading: Leading) -> Recorded:
+        received, attributes, note = _facts(entry, leading)
+        return self.catalog.record(received, attributes, self.settings.on_conflict, note)
+
+    def _recorded(self, entry: SpoolEntry, leading: Leading, recorded: Recorded) -> Receipt:
+        """Remove the spool files that nothing needs any more, now that the catalog has `entry`."""
+        if recorded.outcome is Outcome.DUPLICATE and not self._holds(entry):
+            # What the catalog relied on is gone: these bytes take its place.
+            recorded = self._enter_row(entry, leading)
         if recorded.superseded_spool:
             self.spool.remove(recorded.superseded_spool)
         if recorded.outcome in (Outcome.DUPLICATE, Outcome.REJECTED):
@@ -312,21 +320,46 @@ class Archive:
         return recovered
 
     def _enter_unknown(self, names: set[str], recovered: "Recovered") -> None:
-        for name in sorted(names):
-            try:
-                entry = self.spool.entry(name)
-                settled = self._settled(entry)
-                if settled is not None:
-                    self._drop(entry, settled)
-                    continue
-                leading = self._read_entry(entry)
-                self._record(entry, leading)
-                recovered.entered += 1
-            except ConflictError:
-                recovered.dropped += 1
-            except Exception as error:  # one bad file must not keep the node from starting
-                if self.spool.path(name).exists():  # else its own process has dropped it meanwhile
-                    recovered.problems[name] = str(error)
+        """Enter complete spool files, oldest first. One that cannot be is reported and stays, as the only copy."""
+        for chunk in _chunks(sorted(names), ENTERED_TOGETHER):
+            found: dict[str, tuple[SpoolEntry, Leading]] = {}
+            for name in chunk:
+                with self._reporting(name, recovered):
+                    entry = self.spool.entry(name)
+                    found[name] = (entry, self._read_entry(entry))
+            together = self._entered_together(found)
+            for name, (entry, leading) in found.items():
+                with self._reporting(name, recovered):
+                    settled = None if name in together else self._settled(entry)
+                    if settled is not None:
+                        self._drop(entry, settled)
+                        continue
+                    if name in together:
+                        self._recorded(entry, leading, together[name])
+                    else:
+                        self._record(entry, leading)
+                    recovered.entered += 1
+
+    def _entered_together(self, found: Mapping[str, tuple[SpoolEntry, Leading]]) -> dict[str, Recorded]:
+        """Record in one transaction those of the spool files whose UIDs are new; none if that fails."""
+        try:
+            known = self.catalog.known([entry.meta.sop_instance_uid for entry, _ in found.values()])
+            new = {name: of for name, of in found.items() if of[0].meta.sop_instance_uid not in known}
+            facts = [_facts(*of) for of in new.values()]
+            return dict(zip(new, self.catalog.record_all(facts, self.settings.on_conflict), strict=True))
+        except Exception:  # one of them: each by itself will say which
+            return {}
+
+    @contextmanager
+    def _reporting(self, name: str, recovered: "Recovered") -> Iterator[None]:
+        """Note what goes wrong with a spool file: one bad file must not keep the node from starting."""
+        try:
+            yield
+        except ConflictError:
+            recovered.dropped += 1
+        except Exception as error:
+            if self.spool.path(name).exists():  # else its own process has dropped it meanwhile
+                recovered.problems[name] = str(error)
 
     def _settled(self, entry: SpoolEntry) -> Located | None:
         """Return what a blob holds of a spool file whose removal failed or never came; None if nothing does."""
@@ -404,6 +437,17 @@ def received_from(entry: SpoolEntry) -> Received:
         called_ae=entry.sender.called_ae,
         remote_host=entry.sender.remote_host,
     )
+
+
+def _chunks(names: list[str], size: int) -> Iterator[list[str]]:
+    for at in range(0, len(names), size):
+        yield names[at : at + size]
+
+
+def _facts(entry: SpoolEntry, leading: Leading) -> tuple[Received, Mapping[str, str], str | None]:
+    """Return what the catalog records of a spool file."""
+    note = f"unreadable: {leading.problem}" if leading.problem else None
+    return received_from(entry), leading.attributes, note
 
 
 def _check_uid(what: str, found: str, requested: str) -> None:

@@ -1,6 +1,6 @@
 """The face of the catalog."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Self
 
 from dcmpress.storage.catalog import search
@@ -55,6 +55,14 @@ class Catalog:
         """Record a data set that is safe in the spool; see `recording.Recorder.record`."""
         return self._recorder.record(received, attributes, on_conflict, needs_attention)
 
+    def record_all(
+        self,
+        items: Sequence[tuple[Received, Mapping[str, str], str | None]],
+        on_conflict: OnConflict = "keep-both",
+    ) -> list[Recorded]:
+        """Record many data sets in one transaction; see `recording.Recorder.record_all`."""
+        return self._recorder.record_all(items, on_conflict)
+
     def find(self, query: Query) -> Iterator[Match]:
         """Yield the matches of `query`, the newest patients and studies first; see `search.find`."""
         return search.find(self._database, query)
@@ -74,6 +82,10 @@ class Catalog:
     def versions(self, sop_instance_uid: str) -> list[Located]:
         """Return every version of an instance, the one that is served first, then the newest first."""
         return search.versions(self._database, sop_instance_uid)
+
+    def known(self, sop_instance_uids: Sequence[str]) -> set[str]:
+        """Return those of a few hundred UIDs of which there is a version that is served."""
+        return search.known(self._database, sop_instance_uids)
 
     def in_blob(self, blob_name: str) -> list[Located]:
         """Return everything that lies in a blob, in its order there."""

@@ -6,7 +6,7 @@ with ON CONFLICT DO NOTHING against a unique key, and whoever comes second reads
 
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any, Literal
@@ -138,6 +138,23 @@ class Recorder:
             if not self._cache.forget(entering.series_key):
                 raise
             return self._record(entering, on_conflict)
+
+    def record_all(
+        self,
+        items: Sequence[tuple[Received, Mapping[str, str], str | None]],
+        on_conflict: OnConflict,
+    ) -> list[Recorded]:
+        """Do what `record` does for each item, in one transaction: many times as fast, all of them or none."""
+        entries: dict[tuple[str, str], _SeriesEntry] = {}
+        recorded = []
+        with self._database.writing() as connection:
+            for received, attributes, needs_attention in items:
+                entering = Entering(received, attributes, needs_attention)
+                entry = entries.get(entering.series_key) or self._enter_series(connection, entering)
+                entry = entries[entering.series_key] = self._fill(connection, entry, entering)
+                row = entering.row(entry.series_pk, entry.identity)
+                recorded.append(self._enter(connection, row, on_conflict))
+        return recorded
 
     def record_stored(
         self,

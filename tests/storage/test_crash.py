@@ -24,11 +24,16 @@ from dcmpress.storage.blob import BlobWriter
 from dcmpress.storage.catalog import database
 from dcmpress.storage.compress import CodecChoice
 from dcmpress.storage.elements import EXPLICIT_VR_LITTLE_ENDIAN
+from dcmpress.storage.errors import NoSpaceError
+from dcmpress.storage.part10 import FileMeta
 from dcmpress.storage.pipeline import CompressionRule, Pipeline, PipelineSettings
 from dcmpress.storage.spool import Spool, SpoolEntry
 from dcmpress.storage.transcode import convert
 from dcmpress.storage.verify import verify
 from tests.storage.objects import (
+    MR_IMAGE,
+    SENDER,
+    assert_serves,
     encoded,
     image,
     open_archive,
@@ -245,3 +250,59 @@ def test_a_start_reads_only_what_the_catalog_does_not_know(
     with opened(tmp_path / "archive") as archive:
         assert archive.recover().entered == 20
         assert sorted(read) == names
+
+
+@pytest.mark.parametrize("fails", ["record_all", "record", "both"])
+def test_a_start_at_which_the_catalog_fails_takes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    """What lies in the spool may have been acknowledged: it is entered by the next start."""
+    with opened(tmp_path / "archive") as archive:
+        sent = receive_series(archive, 5)
+        names = archive.spool.names()
+    for path in (tmp_path / "archive").glob("catalog.sqlite*"):
+        path.unlink()
+
+    def fail(*_: object) -> None:
+        raise NoSpaceError("no room for the catalog")
+
+    with opened(tmp_path / "archive") as archive, monkeypatch.context() as patch:
+        for name in ("record_all", "record"):
+            if fails in (name, "both"):
+                patch.setattr(archive.catalog, name, fail)
+        recovered = archive.recover()
+        assert set(recovered.problems) == (set(names) if fails == "both" else set())
+        assert archive.spool.names() == names
+    with opened(tmp_path / "archive") as archive:
+        assert archive.recover().entered == (5 if fails == "both" else 0)
+        assert_serves(archive, sent)
+
+
+@pytest.mark.parametrize("policy", ["keep-both", "reject", "replace"])
+@pytest.mark.parametrize("together", [1, 3, 200])
+def test_versions_and_duplicates_entered_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, policy: str, together: int
+) -> None:
+    """As they would be one by one."""
+    monkeypatch.setattr("dcmpress.storage.archive.ENTERED_TOGETHER", together)
+    sent = data_sets()
+    first = next(iter(sent))
+    other = changed(sent[first])
+    spool = Spool(tmp_path / "archive" / "spool")
+    for uid, data in [*sent.items(), (first, other), (first, sent[first]), (first, other)]:
+        writer = spool.begin(FileMeta(MR_IMAGE, uid, EXPLICIT_VR_LITTLE_ENDIAN), SENDER)
+        writer.write(data)
+        writer.finish()
+    spool.close()
+    with opened(tmp_path / "archive", on_conflict=policy) as archive:
+        recovered = archive.recover()
+        assert recovered.problems == {}
+        kept = {version.sha256 for version in archive.catalog.versions(first)}
+        both = {hashlib.sha256(data).digest() for data in (sent[first], other)}
+        assert kept <= both
+        assert served(archive, first) == (sent[first] if policy == "reject" else other)
+        assert policy != "keep-both" or kept == both
+        for uid in list(sent)[1:]:
+            assert served(archive, uid) == sent[uid]
+        on_disk = {archive.spool.entry(name).sha256 for name in archive.spool.names()}
+        assert kept <= on_disk

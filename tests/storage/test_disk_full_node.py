@@ -1,7 +1,6 @@
 """A running node on file systems that are really full: spool, catalog, blobs, and inodes.
 
-The file systems are small ones in memory. Where this process may mount none, the steps are those of
-`test_disk_full.py` alone.
+The file systems are small ones in memory.
 """
 
 import os
@@ -13,20 +12,15 @@ from pathlib import Path
 import pytest
 
 from tests.nodes import Node
+from tests.privileges import needs_mounting
 from tests.scp.instances import encoded, image
 from tests.scp.receivers import get, image_level
 from tests.scp.wire import EXPLICIT, MR, Wire, echo, found, wait_for
 
+pytestmark = pytest.mark.privileged
+
 OUT_OF_RESOURCES = 0xA700
 PAGE = 4096
-
-
-def _may_mount(folder: Path) -> bool:
-    command = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
-    if subprocess.run(command, capture_output=True, check=False).returncode:
-        return False
-    subprocess.run(["umount", str(folder)], check=True)
-    return True
 
 
 @contextmanager
@@ -69,8 +63,7 @@ def store(node: Node, number: int, size: int) -> tuple[int, str, bytes]:
 
 def test_the_disk_of_spool_and_catalog_is_full(tmp_path: Path) -> None:
     """With every number of free pages from none to enough, and with no inode left."""
-    if not _may_mount(tmp_path):
-        return
+    needs_mounting(tmp_path)
     kept: dict[str, bytes] = {}
     with ExitStack() as stack:
         root = stack.enter_context(small(tmp_path / "small", "size=24m,nr_inodes=500"))
@@ -115,8 +108,7 @@ def test_the_disk_of_spool_and_catalog_is_full(tmp_path: Path) -> None:
 
 def test_the_disk_of_the_blobs_is_full(tmp_path: Path) -> None:
     """What was received stays in the spool and is served; when space returns it is compressed as configured."""
-    if not _may_mount(tmp_path):
-        return
+    needs_mounting(tmp_path)
     with ExitStack() as stack:
         blobs = stack.enter_context(small(tmp_path / "small", "size=8m"))
         node = stack.enter_context(Node(tmp_path / "node", storage={"blob_url": str(blobs / "blobs")}))

@@ -3,15 +3,13 @@
 The life of an archive (`test_crash.live`: receive, compress, receive the same and other bytes, compress again)
 is recorded by strace, down to SQLite's writes, and played on a disk that keeps no more than was flushed
 (`power.py`). Whatever may lie there is recovered by `Archive.recover`, served, compressed and verified; and
-some of it by `rebuild`, from the files without the catalog. Where this process may trace no other, the steps
-are those of `test_crash.py` alone.
+some of it by `rebuild`, from the files without the catalog.
 """
 
 import hashlib
 import json
 import os
 import random
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -20,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from dcmpress.storage.rebuild import rebuild_blobs
+from tests.privileges import needs_tracing
 from tests.storage.objects import opened, served
 from tests.storage.power import Call, Disk, fingerprint, journal, read_in, write_out
 from tests.storage.test_crash import check
@@ -40,13 +39,6 @@ def memory() -> Iterator[Path]:
     shared = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     with tempfile.TemporaryDirectory(dir=shared) as folder:
         yield Path(folder)
-
-
-def may_trace() -> bool:
-    """Tell whether the system lets this process trace another: containers may forbid it."""
-    return (
-        subprocess.run(["strace", "-o", os.devnull, "true"], capture_output=True, check=False).returncode == 0
-    )
 
 
 def recorded(folder: Path, policy: str) -> list[Call]:
@@ -107,6 +99,7 @@ def check_rebuilt(folder: Path, policy: str) -> None:
             assert hashlib.sha256(served(archive, uid)).hexdigest() in kept
 
 
+@pytest.mark.privileged
 @pytest.mark.parametrize(
     ("policy", "share"),
     [
@@ -116,8 +109,7 @@ def check_rebuilt(folder: Path, policy: str) -> None:
     ],
 )
 def test_a_power_cut_takes_nothing_acknowledged(memory: Path, policy: str, share: float) -> None:
-    if not may_trace():
-        return
+    needs_tracing()
     with tempfile.TemporaryDirectory(dir=memory) as folder:
         played, checked = cut_everywhere(Path(folder), policy, 1, 4, share)
     print(f"power cut after each of {played} calls: {checked} states of the disk recovered")
