@@ -167,19 +167,8 @@ def encode_pixels(pixels: NativePixels, head: bytes, tail: bytes, target: str, f
     format_name = COMPRESSED[target]
     photometric = _photometric(pixels, format_name)
     bits, extend = _precision(pixels, format_name)
-    changes: dict[int, bytes | None] = {
-        0x00280000: None,
-        0x7FE00000: None,
-        EXTENDED_OFFSET_TABLE: None,
-        EXTENDED_OFFSET_TABLE_LENGTHS: None,
-        PHOTOMETRIC_INTERPRETATION: short_element(PHOTOMETRIC_INTERPRETATION, b"CS", photometric.encode()),
-    }
-    if pixels.pixel_format.samples > 1:
-        by_plane = int(format_name == "run-length")  # its segments are planes
-        changes[PLANAR_CONFIGURATION] = short_element(
-            PLANAR_CONFIGURATION, b"US", struct.pack("<H", by_plane)
-        )
-    changed = with_elements(head, changes)
+    by_plane = format_name == "run-length"  # its segments are planes
+    changed = with_pixels_told(head, photometric, pixels.pixel_format.samples, by_plane=by_plane)
     file = cast("IO[bytes]", SpooledTemporaryFile(IN_MEMORY, dir=str(folder)))  # noqa: SIM115
     try:
         sizes = [
@@ -268,6 +257,23 @@ def _threads() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(_n_threads(), thread_name_prefix="encode")
 
 
+def with_pixels_told(head: bytes, photometric: str, samples: int, *, by_plane: bool) -> bytes:
+    """Return the elements before pixel data that is to be encoded anew, with what is to be told differently.
+
+    Group lengths and extended offset tables of the old encoding are left away.
+    """
+    changes: dict[int, bytes | None] = {
+        0x00280000: None,
+        0x7FE00000: None,
+        EXTENDED_OFFSET_TABLE: None,
+        EXTENDED_OFFSET_TABLE_LENGTHS: None,
+        PHOTOMETRIC_INTERPRETATION: _element(PHOTOMETRIC_INTERPRETATION, b"CS", photometric.encode()),
+    }
+    if samples > 1:
+        changes[PLANAR_CONFIGURATION] = _element(PLANAR_CONFIGURATION, b"US", struct.pack("<H", by_plane))
+    return with_elements(head, changes)
+
+
 def with_elements(data: bytes, changes: Mapping[int, bytes | None]) -> bytes:
     """Return elements in explicit VR little endian with some replaced, put in their places, or left away.
 
@@ -299,7 +305,7 @@ def elements_around(data: bytes, tag: int = PIXEL_DATA) -> tuple[bytes, bytes]:
     return data, b""
 
 
-def short_element(tag: int, vr: bytes, value: bytes) -> bytes:
+def _element(tag: int, vr: bytes, value: bytes) -> bytes:
     """Return an element of a short-form VR."""
     value += b" " * (len(value) % 2)
     return struct.pack("<HH2sH", tag >> 16, tag & 0xFFFF, vr, len(value)) + value

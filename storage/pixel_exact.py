@@ -33,19 +33,17 @@ from dcmpress.storage.elements import (
     iterate,
 )
 from dcmpress.storage.encapsulated import Fragments, find_encapsulated
-from dcmpress.storage.encapsulation import CLOSING, EXTENDED_OFFSET_TABLE, EXTENDED_OFFSET_TABLE_LENGTHS
+from dcmpress.storage.encapsulation import CLOSING
 from dcmpress.storage.encode import (
     BITS_STORED,
     HIGH_BIT,
     PHOTOMETRIC_INTERPRETATION,
-    short_element,
-    with_elements,
+    with_pixels_told,
 )
 from dcmpress.storage.errors import ConversionError, MalformedError
 from dcmpress.storage.received import Form
 from dcmpress.storage.split import (
     NUMBER_OF_FRAMES,
-    PLANAR_CONFIGURATION,
     PixelFormat,
     pixel_format_of,
 )
@@ -209,6 +207,7 @@ def native_form(data: Buffer, transfer_syntax_uid: str) -> NativeForm:
         big_endian=False,
     )
     received = text(PHOTOMETRIC_INTERPRETATION)
+    photometric = _photometric(native, received, format_name, told)
     size = native.frame_bytes * len(found.images)
     padding = size % 2
     if size + padding >= UNDEFINED:
@@ -224,7 +223,7 @@ def native_form(data: Buffer, transfer_syntax_uid: str) -> NativeForm:
         stored,
         received,
         told.transformed,
-        _told_natively(head, native, _photometric(native, received, format_name, told)) + opening,
+        with_pixels_told(head, photometric, native.samples, by_plane=False) + opening,
         b"\0" * padding + tail,
     )
 
@@ -264,19 +263,6 @@ def _photometric(form: PixelFormat, received: str, format_name: str, told: Told)
         if not told.transformed and received in as_stored:
             return received
     raise ConversionError(f"{form.samples} samples per pixel in {received!r}")
-
-
-def _told_natively(head: bytes, form: PixelFormat, photometric: str) -> bytes:
-    changes: dict[int, bytes | None] = {
-        0x00280000: None,
-        0x7FE00000: None,
-        EXTENDED_OFFSET_TABLE: None,
-        EXTENDED_OFFSET_TABLE_LENGTHS: None,
-        PHOTOMETRIC_INTERPRETATION: short_element(PHOTOMETRIC_INTERPRETATION, b"CS", photometric.encode()),
-    }
-    if form.samples > 1:
-        changes[PLANAR_CONFIGURATION] = short_element(PLANAR_CONFIGURATION, b"US", struct.pack("<H", 0))
-    return with_elements(head, changes)
 
 
 def by_imagecodecs(form: NativeForm, encoded: bytes) -> NDArray[Any]:

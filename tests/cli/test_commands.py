@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dcmpress.storage.catalog.catalog import Catalog
-from tests.corpus_files import data_set, part10_files, series_files
+from tests.corpus_files import GOLDEN, data_set, part10_files, series_files
 from tests.nodes import Node, dcmtk, send_unchanged
 
 
@@ -152,6 +152,8 @@ def test_inspect_shows_a_blob_and_refuses_what_is_none(offline: Node, tmp_path: 
     other = tmp_path / "x.dcmb"
     other.write_bytes(b"no blob" * 100)
     assert run("inspect", other).returncode == 1
+    shown = run("inspect", GOLDEN / "blob-v1-pixel-exact.dcmb").stdout
+    assert shown.count("; received as 118") == shown.count("which are not kept") == 2
     assert run("inspect", tmp_path / "absent").returncode == 2
 
 

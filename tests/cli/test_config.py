@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
+from dcmpress.cli.wiring import pipeline_settings
 from dcmpress.config import Config, ConfigError, changed_keys, load
 from tests.corpus_files import PROJECT
 
@@ -158,6 +159,16 @@ def test_a_wrong_network_is_one_problem_in_one_line(tmp_path: Path) -> None:
 
 def test_ae_titles_have_at_most_16_characters(tmp_path: Path) -> None:
     assert "dicom.ae_title" in problem(written(tmp_path, "dicom:\n  ae_title: 12345678901234567\n"))
+
+
+def test_pixel_exact_is_for_codecs_of_images_and_off_unless_asked_for(tmp_path: Path) -> None:
+    assert not any(rule.pixel_exact for rule in load(written(tmp_path, "{}")).compression.rules)
+    rules = "compression:\n  rules:\n    - {{codec: {}, pixel_exact: true}}\n"
+    choice = pipeline_settings(load(written(tmp_path, rules.format("interframe")))).rules[0].choice
+    assert choice.pixel_exact
+    for codec in ("zstd", "store"):
+        with pytest.raises(ConfigError, match="keeps the bytes as they come"):
+            load(written(tmp_path, rules.format(codec)))
 
 
 def test_changed_keys_are_told_apart_by_what_a_running_node_can_take_over(tmp_path: Path) -> None:
