@@ -223,7 +223,7 @@ def _encode(
     for blob in blobs:
         put_varint(out, len(blob))
     core = _BACKWARD_2 if effort == "dense" else _FORWARD
-    return bytes([core, flags]) + bytes(out) + b"".join(blobs)
+    return b"".join([bytes([core, flags]), out, *blobs])
 
 
 @dataclass(frozen=True)
