@@ -1,6 +1,6 @@
-"""What random access costs, what threads gain, and how well `auto` chooses.
+"""What random access costs, what threads gain, what memory is held, and how well `auto` chooses.
 
-    python -m bench.codecs_access [intra|sections|threads|gil|auto ...] [--corpus DIR] [--repeats N]
+    python -m bench.codecs_access [intra|sections|threads|gil|memory|auto ...] [--corpus DIR] [--repeats N]
 
 Sizes are exact. `intra` and `sections` time decoding by CPU seconds; `threads` needs wall-clock time, so the ways
 take turns and the shortest of the repeats counts: run it on a quiet machine.
@@ -8,6 +8,7 @@ take turns and the shortest of the repeats counts: run it on a quiet machine.
 
 import argparse
 import hashlib
+import multiprocessing
 import statistics
 import threading
 import time
@@ -261,12 +262,100 @@ def auto(folder: Path, repeats: int) -> None:
         print(f"| {name} ({len(frames)}) | " + " | ".join(cells) + " |", flush=True)
 
 
+def memory(folder: Path, repeats: int) -> None:
+    """Print the peak of resident memory over frames and stream, each measured in a process of its own."""
+    print("| frames | MB as stored | effort | encode MB | decode MB |\n|---|---|---|---|---|")
+    for name in MEMORY:
+        for effort in ("fast", "balanced", "dense"):
+            if effort == "dense" and name not in ("ct-thin, 20 of 512 x 512", "4000 of 64 x 64"):
+                continue
+            stored, encode, data, checksum = _alone(_encode_peak, name, effort, folder)
+            decode = _alone(_decode_peak, data, checksum)
+            print(f"| {name} | {stored:.0f} | {effort} | {encode:.0f} | {decode:.0f} |", flush=True)
+
+
+def _alone(call: Callable[..., Any], *arguments: Any) -> Any:
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(call, arguments)
+
+
+def _encode_peak(name: str, effort: str, folder: Path) -> tuple[float, float, bytes, str]:
+    """Return MB of the frames, the peak in encoding them over frames and stream, the stream, and their SHA-256."""
+    interframe_codec.MAX_THREADS = 1
+    frames = MEMORY[name](folder)
+    references = [-1, *range(len(frames) - 1)] if "chain" in name else None
+    codec = get_codec("interframe", effort=effort)
+    codec.encode(frames[:2, :80, :80])  # kernels compiled
+    before = _reset_peak()
+    data = codec.encode(frames, references)
+    encode = _peak() - before - len(data)
+    return frames.nbytes / 1e6, encode / 1e6, data, hashlib.sha256(frames.tobytes()).hexdigest()
+
+
+def _decode_peak(data: bytes, checksum: str) -> float:
+    """Return the peak in MB in decoding a stream, over stream and frames."""
+    interframe_codec.MAX_THREADS = 1
+    codec = get_codec("interframe")
+    small = np.arange(2 * 80 * 80, dtype=np.uint16).reshape(2, 80, 80) % 999
+    for effort in ("balanced", "dense"):
+        codec.decode(get_codec("interframe", effort=effort).encode(small))  # kernels compiled
+    before = _reset_peak()
+    frames = codec.decode(data)
+    decode = _peak() - before - frames.nbytes
+    if hashlib.sha256(frames.tobytes()).hexdigest() != checksum:
+        raise SystemExit("decoded frames differ")
+    return decode / 1e6
+
+
+def _reset_peak() -> int:
+    """Return the resident memory, in bytes, and forget the peak so far (Linux)."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return _status("VmRSS")
+
+
+def _peak() -> int:
+    return _status("VmHWM")
+
+
+def _status(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith(field))
+
+
+def _big(side: int, folder: Path) -> Array:
+    """Return one image of `side` x `side` 16-bit samples: a mammogram over and over."""
+    tile = load("mg-3062x2394", folder)[0]
+    down, across = -(-side // tile.shape[0]), -(-side // tile.shape[1])
+    return np.tile(tile, (down, across))[np.newaxis, :side, :side].copy()
+
+
+def _many(n: int, folder: Path) -> Array:
+    frames = load("fmri", folder)
+    return np.concatenate([frames + i for i in range(-(-n // len(frames)))])[:n]
+
+
+MEMORY: dict[str, Callable[[Path], Array]] = {
+    "ct-thin, 20 of 512 x 512": partial(load, "ct-thin"),
+    "one image of 10,000 x 10,000": partial(_big, 10_000),
+    "4000 of 64 x 64": partial(_many, 4000),
+    "16,000 of 64 x 64": partial(_many, 16_000),
+    "ct-thick, a chain of 30": partial(load, "ct-thick"),
+}
+
+
 def _named(candidate: str) -> Codec:
     codec_id, _, effort = candidate.partition("/")
     return get_codec(codec_id, **({"effort": effort} if effort else {}))
 
 
-PARTS = {"intra": intra, "sections": sections, "threads": threads, "gil": gil, "auto": auto}
+PARTS = {
+    "intra": intra,
+    "sections": sections,
+    "threads": threads,
+    "gil": gil,
+    "memory": memory,
+    "auto": auto,
+}
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -14,7 +14,7 @@ neither is written as version 1.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -223,7 +223,7 @@ def _encode(
     for blob in blobs:
         put_varint(out, len(blob))
     core = _BACKWARD_2 if effort == "dense" else _FORWARD
-    return bytes([core, flags]) + bytes(out) + b"".join(blobs)
+    return b"".join([bytes([core, flags]), out, *blobs])
 
 
 @dataclass(frozen=True)
@@ -384,39 +384,49 @@ def _decode_job(
     out: Array,
 ) -> Job:
     def job() -> None:
-        select = sorted({k for _, k in targets})
-        coded = iter(blobs)
-        decoded = [
-            _decode_planes(next(coded), layer.max_value, part, core, select) if layer.max_value else None
-            for layer in layers
-        ]
-        blank = np.zeros(part.shape[1:], np.uint16)
-        # One layer of samples of up to 16 bits, as nearly always, goes straight to its place.
-        direct = len(layers) == 1 and out.ndim == 3 and out.dtype.itemsize <= 2 and not layers[0].shift
+        places: dict[int, list[int]] = {}
         for t, k in targets:
-            target = out[t : t + 1, part.top : part.bottom]
-            values = [
-                layer.restore(blank if planes is None else planes[k])
-                for layer, planes in zip(layers, decoded, strict=True)
-            ]
-            if direct:
-                place = target[0].view(f"u{out.dtype.itemsize}")
-                np.add(values[0], np.uint16(layers[0].offset & 0xFFFF), out=place, casting="unsafe")
-                continue
-            components: list[Any] = [None] * (1 + max(layer.component for layer in layers))
-            for layer, value in zip(layers, values, strict=True):
-                before = components[layer.component]
-                components[layer.component] = value if before is None else before + value
-            for c, offset in {layer.component: layer.offset for layer in layers}.items():
-                components[c] = components[c].astype(np.int64) + offset
-            frames_from([c[np.newaxis] for c in components], transform, target)
+            places.setdefault(k, []).append(t)
+        coded = [layer for layer in layers if layer.max_value]
+        streams = [
+            _decode_planes(blob, layer.max_value, part, core, sorted(places))
+            for blob, layer in zip(blobs, coded, strict=True)
+        ]
+        # All layers of a frame are decoded before the next frame, so only a few frames are held.
+        steps: Iterable[Any] = zip(*streams, strict=True) if streams else [[(k, None)] for k in places]
+        blank = np.zeros(part.shape[1:], np.uint16)
+        for step in steps:
+            k = step[0][0]
+            if k in places:
+                planes = iter(step)
+                values = [layer.restore(next(planes)[1] if layer.max_value else blank) for layer in layers]
+                first, *others = places[k]
+                _place(values, layers, transform, out[first : first + 1, part.top : part.bottom])
+                for t in others:
+                    out[t, part.top : part.bottom] = out[first, part.top : part.bottom]
 
     return job
 
 
+def _place(values: list[Array], layers: list[Layer], transform: int, target: Array) -> None:
+    """Write a frame, `target` (1, rows, columns...), from what its layers add to its components."""
+    # One layer of samples of up to 16 bits, as nearly always, goes straight to its place.
+    if len(layers) == 1 and target.ndim == 3 and target.dtype.itemsize <= 2 and not layers[0].shift:
+        place = target[0].view(f"u{target.dtype.itemsize}")
+        np.add(values[0], np.uint16(layers[0].offset & 0xFFFF), out=place, casting="unsafe")
+        return
+    components: list[Any] = [None] * (1 + max(layer.component for layer in layers))
+    for layer, value in zip(layers, values, strict=True):
+        before = components[layer.component]
+        components[layer.component] = value if before is None else before + value
+    for c, offset in {layer.component: layer.offset for layer in layers}.items():
+        components[c] = components[c].astype(np.int64) + offset
+    frames_from([c[np.newaxis] for c in components], transform, target)
+
+
 def _decode_planes(
     blob: memoryview, max_value: int, part: _Part, core: int, select: list[int]
-) -> dict[int, Array]:
+) -> Iterable[tuple[int, Array]]:
     if core != _FORWARD:
         revision = 1 if core == _BACKWARD else 2
         planes = _backward().decode_planes(
@@ -424,5 +434,5 @@ def _decode_planes(
         )
         if planes.max() > max_value:
             raise CorruptStreamError("sample above its limit")
-        return {k: planes[k] for k in select}
+        return [(k, planes[k]) for k in select]
     return forward.decode_planes(blob, *part.shape, max_value, part.references, part.shifts, select)

@@ -10,7 +10,7 @@ is decoded by decoding only the frames it refers to.
     ...       batch headers, then frames
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -64,8 +64,10 @@ def decode_planes(
     references: Sequence[int],
     shifts: Sequence[tuple[int, int]] | None,
     select: Sequence[int],
-) -> dict[int, Array]:
-    """Decode the planes in `select`, and those they refer to; return them all by number.
+) -> Iterator[tuple[int, Array]]:
+    """Decode the planes in `select`, and those they refer to; yield (number, plane) in order.
+
+    A plane, uint16 (rows, columns), is valid until the next one is asked for: its memory is used again.
 
     Raises
     ------
@@ -88,6 +90,11 @@ def decode_planes(
     decoded: dict[int, Array] = {}
     frames = Window(np.empty((0, rows, columns), np.uint16), wanted, shifts)
     frames.planes = decoded  # type: ignore[assignment]
+    last_use: dict[int, int] = {}
+    for i in sorted(needed):
+        for j in _chain(wanted, i):
+            last_use[j] = i
+    spare: list[Array] = []
     for b, (first, end) in enumerate(pairwise(starts)):
         members = [i for i in range(first, end) if i in needed]
         if not members:
@@ -96,15 +103,28 @@ def decode_planes(
         table = np.empty(ans.N_CONTEXTS * ans.N_STATES, np.uint32)
         ans.build_decoder(batch.counts, table)
         for i in members:
-            decoded[i] = _decode_frame(frames, i, batch, table, records[i], max_value)
+            decoded[i] = spare.pop() if spare else np.empty((rows, columns), np.uint16)
+            _decode_frame(frames, i, batch, table, records[i], max_value)
             frames.drop_errors(i)
             frames.turn(i)
-    return decoded
+            yield i, decoded[i]
+            for j in (i, *_chain(wanted, i)):
+                if last_use.get(j, -1) <= i and j in decoded:
+                    spare.append(decoded.pop(j))
+
+
+def _chain(references: Sequence[int], i: int) -> list[int]:
+    """Return the frames that the decoder of frame `i` may look at."""
+    chain: list[int] = []
+    while references[i] >= 0 and len(chain) <= predict.MAX_EXTRA:
+        i = references[i]
+        chain.append(i)
+    return chain
 
 
 def _decode_frame(
     frames: Window, i: int, batch: Batch, table: Array, record: memoryview, max_value: int
-) -> Array:
+) -> None:
     rows, columns = frames.rows, frames.columns
     kind = int(frames.references[i] >= 0)
     tile = batch.tile
@@ -136,7 +156,5 @@ def _decode_frame(
         batch.level, batch.thresholds, table,
         buffer, starts, runs[: max(n_runs, 0)], n_runs >= 0,
     )  # fmt: skip
-    plane = np.empty((rows, columns), np.uint16)
-    if not geometry.unpad(current, plane, max_value) or not exact:
+    if not geometry.unpad(current, frames.planes[i], max_value) or not exact:
         raise CorruptStreamError("frame does not decode: the stream is damaged")
-    return plane
