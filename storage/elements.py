@@ -32,6 +32,11 @@ _LONG_FORM_VRS = frozenset(
 )
 """VRs whose explicit form has two reserved bytes and a 32-bit length (PS3.5 table 7.1-1)."""
 
+_SHORT_FORM_VRS = frozenset(
+    {b"AE", b"AS", b"AT", b"CS", b"DA", b"DS", b"DT", b"FD", b"FL", b"IS", b"LO", b"LT", b"PN", b"SH", b"SL"}
+    | {b"SS", b"ST", b"TM", b"UI", b"UL", b"US"}
+)
+
 _MAX_DEPTH = 64
 """Nesting of sequences that is followed; deeper is hostile (the standard's own objects reach about 8)."""
 
@@ -146,11 +151,26 @@ def iterate(
         At the first element that cannot be read; those before it have been yielded. An element whose
         value ends beyond the data is not yielded.
     """
+    return map(Element._make, walk(data, encoding, start, until=until))
+
+
+def walk(
+    data: Buffer, encoding: Encoding, start: int = 0, *, until: int | None = None
+) -> Iterator[tuple[int, bytes, int, int, int, bool]]:
+    """Yield what `iterate` yields, as plain tuples in the order of `Element`: half the time."""
     reader = _Reader(data, encoding)
+    first8, size = reader.first8, reader.size
+    short = _SHORT_FORM_VRS if encoding.explicit else frozenset()
     at = start
     previous = 0
-    while at < reader.size:
-        tag, vr, value, length = reader.header(at)
+    while at < size:
+        if at + 8 <= size:
+            group, number, vr, length = first8(data, at)
+            tag, value = group << 16 | number, at + 8
+            if vr not in short or group == 0xFFFE:
+                tag, vr, value, length = reader.header(at)
+        else:
+            tag, vr, value, length = reader.header(at)
         if until is not None and tag > until and tag >= previous:
             return
         previous = tag
@@ -158,12 +178,11 @@ def iterate(
             end = reader.end_of_undefined(tag, vr, value)
         else:
             end = value + length
-            if end > reader.size:
+            if end > size:
                 raise MalformedError(
-                    f"({tag >> 16:04X},{tag & 0xFFFF:04X}) says {length} bytes; "
-                    f"only {reader.size - value} follow"
+                    f"({tag >> 16:04X},{tag & 0xFFFF:04X}) says {length} bytes; only {size - value} follow"
                 )
-        yield Element(tag, vr, at, value, end, length == UNDEFINED)
+        yield tag, vr, at, value, end, length == UNDEFINED
         at = end
 
 

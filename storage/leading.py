@@ -14,11 +14,10 @@ from dcmpress.storage.charset import CharacterSet
 from dcmpress.storage.elements import (
     DEFLATED_SYNTAXES,
     Buffer,
-    Element,
     Encoding,
     encoding_of,
     inflate,
-    iterate,
+    walk,
 )
 from dcmpress.storage.errors import MalformedError
 
@@ -31,7 +30,12 @@ INFLATED_LIMIT = 1 << 20
 """Bytes of a deflated data set that are inflated to look for attributes."""
 
 _CHARSET_VRS = frozenset({"PN", "LO", "SH", "LT", "ST", "UT", "UC"})
-_BINARY = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "FL": "f", "FD": "d"}
+_BINARY = {
+    vr: {True: struct.Struct("<" + code), False: struct.Struct(">" + code)}
+    for vr, code in {"US": "H", "SS": "h", "UL": "I", "SL": "i", "FL": "f", "FD": "d"}.items()
+}
+"""VR -> whether little endian -> one number."""
+
 _LONGEST_CHARSET = 256
 _LONGEST_VALUE = 4096
 """Bytes of a value that the catalog has any use for."""
@@ -58,42 +62,51 @@ def read_leading(data: Buffer, transfer_syntax_uid: str, wanted: Mapping[int, At
     `data` may be the beginning only: elements that it does not hold whole are a `problem`, not an error.
     """
     leading = Leading()
-    values: dict[int, tuple[Element, bytes]] = {}
+    values: dict[int, bytes] = {}
+    unread: set[int] = set()  # sequences, or what is none but says so
     encoding = encoding_of(transfer_syntax_uid)
     try:
         if transfer_syntax_uid in DEFLATED_SYNTAXES:
             data = inflate(data, INFLATED_LIMIT)
-        for element in iterate(data, encoding, until=max(wanted)):
-            tag, size = element.tag, element.end - element.value
-            if tag in _ALWAYS or (tag in wanted and size <= _LONGEST_VALUE):
-                raw = bytes(data[element.value : element.value + min(size, _LONGEST_VALUE)])
-                values.setdefault(tag, (element, raw))
+        data = bytes(data)  # slices of it cost one copy
+        for tag, _, _, value, end, undefined_length in walk(data, encoding, until=max(wanted)):
+            if tag in values or not (tag in wanted or tag in _ALWAYS):
+                continue
+            if end - value > _LONGEST_VALUE:
+                if tag not in _ALWAYS:
+                    continue
+                end = value + _LONGEST_VALUE
+            values[tag] = data[value:end]
+            if undefined_length:
+                unread.add(tag)
     except MalformedError as error:
         leading.problem = str(error)
 
     charset = _character_set(_text(values, SPECIFIC_CHARACTER_SET)[:_LONGEST_CHARSET])
     leading.sop_class_uid = _text(values, SOP_CLASS_UID)
     leading.sop_instance_uid = _text(values, SOP_INSTANCE_UID)
-    for tag, (element, raw) in values.items():
-        if tag in wanted and not element.undefined_length:
-            text = _decode(raw, wanted[tag].vr, charset, encoding)
-            if text:
-                leading.attributes[wanted[tag].keyword] = text
+    for tag, raw in values.items():
+        attribute = wanted.get(tag)
+        if attribute is None or tag in unread:
+            continue
+        if raw.isascii() and b"\x1b" not in raw and attribute.vr not in _BINARY:  # the same in every set
+            text = raw.decode("ascii").strip(" \0")
+        else:
+            text = _decode(raw, attribute.vr, charset, encoding)
+        if text:
+            leading.attributes[attribute.keyword] = text
     return leading
 
 
-def _text(values: Mapping[int, tuple[Element, bytes]], tag: int) -> str:
-    if tag not in values:
-        return ""
-    return values[tag][1].decode("ascii", "replace").replace("\ufffd", "?").strip(" \0")
+def _text(values: Mapping[int, bytes], tag: int) -> str:
+    return values.get(tag, b"").decode("ascii", "replace").replace("\ufffd", "?").strip(" \0")
 
 
 def _decode(raw: bytes, vr: str, charset: CharacterSet, encoding: Encoding) -> str:
     if vr in _BINARY:
-        code = ("<" if encoding.little_endian else ">") + _BINARY[vr]
-        size = struct.calcsize(code)
-        numbers = (struct.unpack_from(code, raw, at)[0] for at in range(0, len(raw) - size + 1, size))
-        return "\\".join(str(number) for number in numbers)
+        one = _BINARY[vr][encoding.little_endian]
+        whole = raw[: len(raw) - len(raw) % one.size]
+        return "\\".join([str(number) for (number,) in one.iter_unpack(whole)])
     if vr in _CHARSET_VRS:
         return charset.decode(raw, name=vr == "PN").strip(" \0")
     return raw.decode("latin-1").strip(" \0")

@@ -103,16 +103,12 @@ class Database:
     @contextmanager
     def writing(self, *, durable: bool = False) -> Iterator[Connection]:
         """Lend a connection inside a transaction, committed at the end unless an exception leaves."""
-        engine = self._durable_engine if durable else self.engine
         if not self.is_sqlite:
-            with _translated(), engine.begin() as connection:
+            with _translated(), self.engine.begin() as connection:
                 yield connection
             return
         with _translated(), self._write_lock:
-            # One writer at a time: it keeps its connection, as getting one costs a fifth of recording.
-            if durable not in self._writers:
-                self._writers[durable] = engine.connect()
-            connection = self._writers[durable]
+            connection = self._writer(durable=durable)
             try:
                 connection.exec_driver_sql("BEGIN IMMEDIATE")  # to wait here, not at the first change
                 yield connection
@@ -120,6 +116,26 @@ class Database:
             except BaseException:
                 self._writers.pop(durable).close()  # rolls back
                 raise
+
+    def insert_row(self, sql: str, values: Sequence[Any]) -> int | None:
+        """Run one INSERT of SQLite's as a transaction of its own; return the row's key, None if it made none.
+
+        It waits for another writer as BEGIN IMMEDIATE does, and SQLAlchemy would take as long as SQLite.
+        """
+        with _translated(), self._write_lock:
+            writer = self._writer(durable=False)
+            try:
+                return inserted(writer, sql, values)
+            except BaseException:
+                self._writers.pop(False).close()
+                raise
+
+    def _writer(self, *, durable: bool) -> Connection:
+        """Return SQLite's connection for writing; the caller holds the lock."""
+        # One writer at a time: it keeps its connection, as getting one costs a fifth of recording.
+        if durable not in self._writers:
+            self._writers[durable] = (self._durable_engine if durable else self.engine).connect()
+        return self._writers[durable]
 
     def close(self) -> None:
         """Close all connections."""
@@ -174,6 +190,22 @@ class Database:
             command.upgrade(config, HEAD)
         except CommandError as error:
             raise CatalogVersionError(f"the catalog is of a newer version of dcmpress: {error}") from error
+
+
+def inserted(connection: Connection, sql: str, values: Sequence[Any]) -> int | None:
+    """Hand an INSERT to SQLite's driver; return the key of the row, or None if it made none.
+
+    Raises
+    ------
+    DBAPIError
+        As SQLAlchemy would; an IntegrityError if a constraint is violated.
+    """
+    driver: Any = connection.connection.dbapi_connection
+    try:
+        cursor = driver.execute(sql, values)
+    except sqlite3.Error as error:
+        raise DBAPIError.instance(sql, None, error, sqlite3.Error) from error
+    return int(cursor.lastrowid) if cursor.rowcount else None
 
 
 @contextmanager

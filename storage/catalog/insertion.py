@@ -4,15 +4,13 @@ SQLAlchemy takes twice as long to run an INSERT of fifty columns as SQLite does.
 compiled once and handed to the driver; elsewhere SQLAlchemy runs it: the network costs more than that.
 """
 
-import sqlite3
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from sqlalchemy import Connection
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import DBAPIError
 
-from dcmpress.storage.catalog.database import Database
+from dcmpress.storage.catalog.database import Database, inserted
 from dcmpress.storage.catalog.models import CURRENT, Instance
 
 
@@ -20,18 +18,17 @@ class CurrentInsertion:
     """Enters an instance unless a current version with its SOP Instance UID is there."""
 
     def __init__(self, database: Database) -> None:
-        self._is_sqlite = database.is_sqlite
+        self._database = database
         insert: Any = sqlite.insert if database.is_sqlite else postgresql.insert
         where = CURRENT["sqlite_where" if database.is_sqlite else "postgresql_where"]
-        self._statement = (
-            insert(Instance)
-            .on_conflict_do_nothing(index_elements=["sop_instance_uid"], index_where=where)
-            .returning(Instance.pk)
+        statement = insert(Instance).on_conflict_do_nothing(
+            index_elements=["sop_instance_uid"], index_where=where
         )
+        self._statement = statement.returning(Instance.pk)
         if database.is_sqlite:
             dialect = database.engine.dialect
             columns = [column for column in Instance.__table__.c if not column.primary_key]
-            compiled: Any = self._statement.compile(dialect=dialect, column_keys=[c.name for c in columns])
+            compiled: Any = statement.compile(dialect=dialect, column_keys=[c.name for c in columns])
             self._text = str(compiled)
             self._order: list[str] = compiled.positiontup
             self._conversions: list[tuple[int, Callable[[Any], Any]]] = []
@@ -48,15 +45,19 @@ class CurrentInsertion:
         DBAPIError
             As SQLAlchemy would; an IntegrityError if the row's series is not there any more.
         """
-        if not self._is_sqlite:
-            entered: int | None = connection.execute(self._statement, row).scalar()
-            return entered
+        if self._database.is_sqlite:
+            return inserted(connection, self._text, self._values(row))
+        entered: int | None = connection.execute(self._statement, row).scalar()
+        return entered
+
+    def run_alone(self, row: Mapping[str, Any]) -> int | None:
+        """Do the same in a transaction of its own. On SQLite only: elsewhere always None."""
+        if self._database.is_sqlite:
+            return self._database.insert_row(self._text, self._values(row))
+        return None
+
+    def _values(self, row: Mapping[str, Any]) -> list[Any]:
         values = [row[name] for name in self._order]
         for at, convert in self._conversions:
             values[at] = convert(values[at])
-        driver: Any = connection.connection.dbapi_connection
-        try:
-            found = driver.execute(self._text, values).fetchone()
-        except sqlite3.Error as error:
-            raise DBAPIError.instance(self._text, None, error, sqlite3.Error) from error
-        return None if found is None else int(found[0])
+        return values

@@ -138,8 +138,12 @@ class Recorder:
         return self._enter(connection, entering.row(entry.series_pk, entry.identity) | place, "keep-both")
 
     def _record(self, entering: Entering, on_conflict: OnConflict) -> Recorded:
+        known = self._cache.get(entering.series_key)
+        if known is not None and not _fillable(known, entering):  # one of a series, as nearly all are
+            pk = self._insertion.run_alone(entering.row(known.series_pk, known.identity))
+            if pk is not None:
+                return Recorded(Outcome.NEW, pk)
         with self._database.writing() as connection:
-            known = self._cache.get(entering.series_key)
             entry = known or self._enter_series(connection, entering)
             entry = self._fill(connection, entry, entering)
             recorded = self._enter(connection, entering.row(entry.series_pk, entry.identity), on_conflict)
@@ -199,8 +203,8 @@ class Recorder:
     @staticmethod
     def _fill(connection: Connection, entry: _SeriesEntry, entering: Entering) -> _SeriesEntry:
         """Give columns that are still empty the values that this instance has for them."""
-        found = entry.open.keys() & entering.attributes.keys()
-        if not found or entry.identity != entering.identity:
+        found = _fillable(entry, entering)
+        if not found:
             return entry
         for keyword in found:
             model, pk = entry.open[keyword]
@@ -284,6 +288,11 @@ class Recorder:
 
 def _first(connection: Connection, statement: Any, parameters: dict[str, Any]) -> Any:
     return connection.execute(statement, parameters).mappings().first()
+
+
+def _fillable(entry: _SeriesEntry, entering: Entering) -> set[str]:
+    """Return the keywords that the series, its study or its patient lack and this instance has."""
+    return entry.open.keys() & entering.attributes.keys() if entry.identity == entering.identity else set()
 
 
 def _same_file(version: Any, row: dict[str, Any]) -> bool:
