@@ -41,7 +41,7 @@ LARGEST_SENT: Final = 1 << 17
 """Bytes of P-DATA content sent at a time to a peer that sets no limit."""
 
 _SMALL_BUFFER: Final = 1 << 16
-_LARGE_BUFFER: Final = 1 << 19
+_LARGE_BUFFER: Final = 1 << 20
 """Bytes read at a time: the first suffices for commands, the second is taken when images come."""
 
 _QUICK_ACK: Final = getattr(socket, "TCP_QUICKACK", None)

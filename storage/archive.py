@@ -126,6 +126,7 @@ class Archive:
             Whatever else goes wrong. Nothing of the instance is kept in any of these cases.
         """
         writer = incoming.writer
+        writer.end()  # the disk works while the index row is prepared
         leading = self._read_leading(writer)
         meta = writer.meta
         _check_uid("SOP Class UID", leading.sop_class_uid, meta.sop_class_uid)

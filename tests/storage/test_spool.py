@@ -3,7 +3,9 @@
 import contextlib
 import errno
 import fcntl
+import hashlib
 import os
+import random
 import resource
 import subprocess
 import sys
@@ -12,12 +14,13 @@ import zlib
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dcmpress.storage import spool as spool_module
 from dcmpress.storage.errors import DamagedError, MissingError, NoSpaceError
-from dcmpress.storage.part10 import FileMeta
+from dcmpress.storage.part10 import FileMeta, part10_header
 from dcmpress.storage.spool import Sender, Spool, SpoolWriter
 
 META = FileMeta("1.2.840.10008.5.1.4.1.1.4", "1.2.3", "1.2.840.10008.1.2.1")
@@ -67,28 +70,67 @@ def test_the_time_of_receipt_is_exact(
 
 
 def test_write_order(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A name, flush of the folder; then for each data set: data, proof, flush of the file, its last name."""
+    """Names, flush of the folder; then for each data set: data, proof, flush of the file, its last name."""
     steps: list[str] = []
-    real = {name: getattr(os, name) for name in ("write", "pwrite", "fsync", "rename")}
+    real = {name: getattr(os, name) for name in ("pwrite", "fsync", "rename")}
 
     def noting(name: str) -> object:
-        def call(*arguments: int) -> object:
-            steps.append(name if name != "fsync" else f"fsync {path_of(arguments[0])}")
+        def call(*arguments: Any) -> object:
+            detail = {"pwrite": lambda: f" {arguments[-1]}", "fsync": lambda: f" {path_of(arguments[0])}"}
+            steps.append(name + detail.get(name, str)())
             return real[name](*arguments)
 
         return call
 
+    def start_writing(_fd: int, offset: int, length: int) -> None:
+        steps.append(f"start {offset} {length}")
+
+    monkeypatch.setattr(spool_module, "start_writing", start_writing)
     for name in real:
         monkeypatch.setattr(os, name, noting(name))
-    writer = written(spool)
-    part = str(writer._part)
-    assert steps == [f"fsync {spool.folder}", "rename", "write", "write"]
-    writer.finish()
-    assert steps[4:] == ["pwrite", f"fsync {part}", "rename"]
+    header = len(part10_header(META))
+    for size, expected in (
+        (8, ["pwrite 0"]),
+        (500_000, ["pwrite 4096", f"start 4096 {500_000 + header - 4096}", "pwrite 0"]),
+        (
+            1_500_000,
+            [
+                "pwrite 0",
+                "start 0 1048576",
+                "pwrite 1048576",
+                f"start 1048576 {1_500_000 + header - 1048576}",
+                "pwrite 0",
+            ],
+        ),
+    ):
+        writer = written(spool, bytes(size))
+        part = str(writer._part)
+        writer.finish()
+        assert steps[-len(expected) - 2 :] == [*expected, f"fsync {part}", "rename"]
+        assert steps[: -len(expected) - 2] in ([f"fsync {spool.folder}"], [])
+        steps.clear()
+
+
+@pytest.mark.parametrize("size", [0, 1, 4096, 131_071, 131_072, 1 << 20, (1 << 20) + 1, 5_000_000])
+@pytest.mark.parametrize("piece", [65_521, 131_066, 3 << 20])
+def test_any_size_in_any_pieces(spool: Spool, size: int, piece: int) -> None:
+    data = random.Random(size).randbytes(size)
+    writer = spool.begin(META, SENDER)
+    for at in range(0, size, piece):
+        writer.write(memoryview(data)[at : at + piece])
+        assert bytes(writer.leading) == data[: min(at + piece, 1 << 16)]
+        assert writer.data_set_bytes(2_000_000) == data[: min(at + piece, 2_000_000)]
+    assert writer.size == size
+    finished = writer.finish()
+    assert finished.sha256 == hashlib.sha256(data).digest()
+    content = spool.path(finished.name).read_bytes()
+    assert content[: finished.offset] == content[:128] + part10_header(META)[128:]
+    assert content[finished.offset :] == data
+    assert spool.entry(finished.name) == finished
 
 
 @pytest.mark.parametrize("suffix", [".part", ".free"])
-def test_a_power_cut_may_undo_the_renames(spool: Spool, suffix: str) -> None:
+def test_a_power_cut_may_undo_the_renaming(spool: Spool, suffix: str) -> None:
     finished = written(spool, b"acknowledged").finish()
     spool.path(finished.name).rename(spool.folder / f"{finished.name}{suffix}")
     again = Spool(spool.folder)
@@ -262,13 +304,14 @@ def files_no_longer_than(size: int) -> Iterator[None]:
 def write_and_abandon(spool: Spool) -> None:
     writer = spool.begin(META, SENDER)
     try:
-        for _ in range(10):
+        for _ in range(40):
             writer.write(bytes(40_000))
+        writer.finish()
     finally:
         writer.abandon()
 
 
-@pytest.mark.parametrize("limit", [0, 64, 4096, 300_000])
+@pytest.mark.parametrize("limit", [0, 64, 4096, 300_000, 1_200_000])
 def test_a_full_disk_while_writing(spool: Spool, limit: int) -> None:
     before = open_files()
     with files_no_longer_than(limit), pytest.raises(NoSpaceError):
