@@ -1,12 +1,27 @@
 """Kernels compiled before they are needed, so that no image waits for the compiler."""
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dcmpress.codecs.base import Codec
+from dcmpress.codecs.foreign_encode import encode_foreign
+from dcmpress.codecs.jit import CACHE_FOLDER
 from dcmpress.codecs.registry import get_codec
+from dcmpress.codecs.restorable import put_together, take_apart
 
 _SIDE = 80
 """Rows and columns of the frames: more than a tile, so that every kernel runs."""
+
+_ENCODERS = {
+    "rle": "run-length",
+    "jpeg-lossless": "jpeg-lossless",
+    "jpeg-ls": "jpeg-ls",
+    "jpeg-2000": "jpeg-2000",
+}
+"""Format of `restorable` -> format of `encode_foreign`."""
+
+_DONE = "restorable-compiled"
+"""File in the cache folder that says so: most senders send none of these, so nobody loads them to find out."""
 
 
 def warm(codec: Codec) -> None:
@@ -17,10 +32,7 @@ def warm(codec: Codec) -> None:
     ValueError
         If it does not give back what it was given: this machine is not to be trusted with it.
     """
-    y, x = np.mgrid[:_SIDE, :_SIDE]
-    noise = np.random.default_rng(1).integers(0, 7, (3, _SIDE, _SIDE))
-    smooth = (60 + 50 * np.sin(x / 9) * np.cos(y / 7)).astype(np.int64)[np.newaxis] + noise
-    smooth[:, :16] = smooth[0, 0, 0]
+    smooth = _smooth()
     for name in codec.dtypes:
         frames = smooth.astype(name)
         for given in (frames, np.stack([frames, frames // 2, frames], axis=-1)):
@@ -30,7 +42,40 @@ def warm(codec: Codec) -> None:
                 raise ValueError(f"{codec.codec_id} does not give back what it was given")
 
 
+def _smooth() -> NDArray[np.int64]:
+    """Return three frames, the upper part of them flat."""
+    y, x = np.mgrid[:_SIDE, :_SIDE]
+    noise = np.random.default_rng(1).integers(0, 7, (3, _SIDE, _SIDE))
+    frames = (60 + 50 * np.sin(x / 9) * np.cos(y / 7)).astype(np.int64)[np.newaxis] + noise
+    frames[:, :16] = frames[0, 0, 0]
+    return frames
+
+
 def warm_all(choices: list[tuple[str, dict[str, object]]]) -> None:
     """Warm several codecs, given as (name, parameters)."""
     for name, parameters in choices:
         warm(get_codec(name, **parameters))
+
+
+def restorable_compiled() -> bool:
+    """Tell whether `warm_restorable` has nothing to do, or nowhere to leave what it does."""
+    return CACHE_FOLDER is None or (CACHE_FOLDER / _DONE).exists()
+
+
+def warm_restorable() -> None:
+    """Take an image of each kind that arrives compressed apart and put it together, so that its kernels are cached.
+
+    Raises
+    ------
+    ValueError
+        If an image does not come back to the byte.
+    """
+    frames = _smooth()
+    for name, encoder in _ENCODERS.items():
+        for image in (frames[0].astype(np.uint16), np.stack(list(frames), axis=-1).astype(np.uint8)):
+            data = encode_foreign(encoder, image, 8 * image.dtype.itemsize, decorrelate=True)
+            taken = take_apart(name, data, image.shape, image.dtype)
+            if taken is None or put_together(taken[0].method, taken[1], taken[0].recipe) != data:
+                raise ValueError(f"{name} does not come back to the byte")
+    if CACHE_FOLDER is not None:
+        (CACHE_FOLDER / _DONE).touch()

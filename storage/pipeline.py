@@ -22,10 +22,17 @@ from typing import Any
 import structlog
 
 from dcmpress.codecs.registry import get_codec
-from dcmpress.codecs.warm import warm_all
+from dcmpress.codecs.warm import restorable_compiled, warm_all, warm_restorable
 from dcmpress.storage.archive import Archive
 from dcmpress.storage.catalog.settling import BlobFacts, SpooledInstance, SpooledSeries, requested_codec
-from dcmpress.storage.compress import FALLBACK, CodecChoice, CompressJob, CompressResult, compress
+from dcmpress.storage.compress import (
+    FALLBACK,
+    KEEPS_AS_RECEIVED,
+    CodecChoice,
+    CompressJob,
+    CompressResult,
+    compress,
+)
 from dcmpress.storage.errors import DamagedError, MissingError, NoSpaceError
 from dcmpress.storage.preview import PREVIEW_AE, write_preview
 from dcmpress.storage.spool import SpoolEntry
@@ -138,6 +145,7 @@ class Pipeline:
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._pool: ProcessPoolExecutor | None = None
+        self._compiler: ProcessPoolExecutor | None = None
         self._in_flight: dict[Future[CompressResult], _Group] = {}
         self._suspects: list[_Group] = []  # one of them killed a worker: each is tried again alone
         self._previews: dict[Future[SpoolEntry], _Preview] = {}  # being derived
@@ -156,14 +164,27 @@ class Pipeline:
         warmed = self._workers().submit(warm_all, choices)
 
         def load(done: Future[None]) -> None:
-            if done.cancelled() or self._stopping.is_set():
-                return
-            if done.exception() is not None:
-                logger.error("a codec fails its self-test", problem=repr(done.exception()))
-                return
-            self._where_decoded(partial(_load, choices))
+            if self._passed(done):
+                self._where_decoded(partial(_load, choices))
 
         warmed.add_done_callback(load)
+        if any(codec not in KEEPS_AS_RECEIVED for codec, _ in choices) and not restorable_compiled():
+            # Once, and for the better part of a minute: in a process of its own, so that no image waits for it.
+            compiler = self._compiler = worker_pool(1, nice=19)
+
+            def end(done: Future[None]) -> None:
+                self._passed(done)
+                compiler.shutdown(wait=False)
+
+            compiler.submit(warm_restorable).add_done_callback(end)
+
+    def _passed(self, test: Future[None]) -> bool:
+        """Tell whether codecs gave back what they were given; if they did not, the log says so."""
+        if test.cancelled() or self._stopping.is_set():
+            return False
+        if test.exception() is not None:
+            logger.error("a codec fails its self-test", problem=repr(test.exception()))
+        return test.exception() is None
 
     def _workers(self) -> ProcessPoolExecutor:
         if self._pool is None:
@@ -175,6 +196,8 @@ class Pipeline:
         self._stopping.set()
         if self._thread is not None:
             self._thread.join()
+        if self._compiler is not None:
+            end_at_once(self._compiler)
         self._abandon_all()
 
     def drain(self, progress: Callable[[Counters], None] = lambda _: None) -> Counters:

@@ -2,6 +2,7 @@
 
 import random
 import struct
+from pathlib import Path
 from typing import Any
 
 import imagecodecs
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from dcmpress.codecs import warm
 from dcmpress.codecs.errors import CodecError, CorruptStreamError
 from dcmpress.codecs.reconstruct import Reconstruct
 from dcmpress.codecs.reconstruct_directory import Image, Piece
@@ -494,3 +496,18 @@ def test_hostile_images_are_left(name: str) -> None:
 def test_published_recipes(name: str) -> None:
     stream = (GOLDEN / f"reconstruct-v1-{name}.bin").read_bytes()
     checks.assert_same(Reconstruct().decode(stream), np.load(GOLDEN / f"reconstruct-v1-{name}.npy"))
+
+
+def test_what_restores_images_is_compiled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(warm, "CACHE_FOLDER", tmp_path)
+    assert not warm.restorable_compiled()
+    warm.warm_restorable()
+    assert warm.restorable_compiled()
+
+
+def test_what_does_not_come_back_fails_the_self_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(warm, "CACHE_FOLDER", tmp_path)
+    monkeypatch.setattr(warm, "put_together", lambda *_: b"")
+    with pytest.raises(ValueError, match="rle does not come back"):
+        warm.warm_restorable()
+    assert not warm.restorable_compiled()

@@ -7,7 +7,7 @@ the script: the connection is closed, reset, or falls silent; and it may stop ta
 
 import os
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 End = Literal["close", "reset", "silence"]
 
@@ -33,7 +33,7 @@ class ScriptedPeer:
         self._end = end
         self._takes = takes
 
-    def recv_into(self, view: memoryview) -> int:
+    def recv_into(self, view: memoryview, count: int = 0, flags: int = 0) -> int:
         """Fill in what is there, or the next piece."""
         if not self._now:
             if not self._pieces:
@@ -43,7 +43,7 @@ class ScriptedPeer:
                     raise ConnectionResetError(104, "Connection reset by peer")
                 return 0
             self._now = self._pieces.pop()
-        count = min(len(view), len(self._now))
+        count = min(count or len(view), len(view), len(self._now))
         view[:count] = self._now[:count]
         self._now = self._now[count:]
         return count
@@ -60,7 +60,7 @@ class ScriptedPeer:
             raise BrokenPipeError(32, "Broken pipe")
         self.answers += data
 
-    def sendmsg(self, views: Sequence[memoryview]) -> int:
+    def sendmsg(self, views: Sequence[memoryview], ancillary: Sequence[Any] = (), flags: int = 0) -> int:
         """Take an answer in pieces."""
         data = b"".join(views)
         self.sendall(data)

@@ -12,6 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,7 @@ def pipeline_of(archive: Archive, kind: str = "native") -> Pipeline:
     return pipeline
 
 
+@cache
 def data_sets(kind: str = "native") -> dict[str, bytes]:
     """Return small images, which the spool writes in one piece, and one that it has the disk begin with; or ones
     that `interframe` keeps smaller than the HTJ2K in which they are sent."""
@@ -152,6 +154,7 @@ STEPS: list[tuple[Any, str]] = [
 def run_until(step: int, folder: Path, policy: str, kind: str) -> int:
     """Run `live` in a child that ends before step `step`; return its exit code."""
     acknowledged = os.open(folder / "acknowledged", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    data_sets(kind)  # made here: the threads that convert are not there in a forked process
     pid = os.fork()
     if pid == 0:
         code = 1

@@ -14,7 +14,7 @@ from dcmpress.cli.sustained import compression_rates
 from dcmpress.cli.wiring import open_archive, pipeline_settings, scp_settings, tls_files
 from dcmpress.codecs.jit import CACHE_FOLDER
 from dcmpress.codecs.registry import get_codec
-from dcmpress.codecs.warm import warm
+from dcmpress.codecs.warm import warm, warm_restorable
 from dcmpress.config import Config
 from dcmpress.scp.echo import echo
 from dcmpress.scp.errors import NetworkError
@@ -46,16 +46,18 @@ def echo_(
 
 @app.command("warm")
 def warm_(config: ConfigOption = None) -> None:
-    """Compile the kernels of every codec that the rules name, so that no image waits for the compiler.
+    """Compile the kernels of every codec that the rules name, and of what restores images that arrive compressed,
+    so that no image waits for the compiler.
 
     The node does this by itself when it starts; an installation can do it beforehand.
     """
     settings = load_config(config)
-    for rule in settings.compression.rules:
-        try:
+    try:
+        for rule in settings.compression.rules:
             warm(get_codec(rule.codec, **rule.codec_parameters))
-        except ValueError as error:
-            raise fail(str(error)) from None
+        warm_restorable()
+    except ValueError as error:
+        raise fail(str(error)) from None
     if CACHE_FOLDER is None:
         out.print("no cache folder can be written to: kernels are compiled at every start")
     else:
