@@ -22,7 +22,7 @@ FORBIDDEN = $(shell d="$$(mktemp -d)"; \
 
 # The kernels once more with every array access checked.
 test-bounds: $(VENV)/.installed-dev
-	NUMBA_BOUNDSCHECK=1 $(BIN)/python -m pytest -q -m "not long" tests/codecs
+	NUMBA_BOUNDSCHECK=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not long" tests/codecs
 
 # Codecs, then the protocol, in this process and over the network; tests/fuzz has coverage-guided ones too.
 fuzz: $(VENV)/.installed-dev

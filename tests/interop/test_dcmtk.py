@@ -91,7 +91,7 @@ VIDEO = ["-xm", "-xh", "-xn", "-xl", "-x2", "-x3", "-xo", "-x4", "-x5"]
 """Options that propose one transfer syntax of video and nothing else."""
 
 
-@pytest.mark.parametrize("how", [[], ["+C"], ["-R"]], ids=["apart", "combined", "required"])
+@pytest.mark.parametrize("how", [[], ["+C"]], ids=["apart", "combined"])
 @pytest.mark.parametrize("option", [option for option in PROPOSALS if option not in VIDEO])
 def test_storescu_whatever_it_proposes(node: Node, option: str, how: list[str], tmp_path: Path) -> None:
     """Each option proposes other transfer syntaxes; an uncompressed image can be sent with all of them."""
