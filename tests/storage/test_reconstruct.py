@@ -152,9 +152,7 @@ UNFIT: dict[str, Callable[[], tuple[str, bytes]]] = {
     "only an offset table": lambda: encapsulated(1, []),
     "an empty fragment": lambda: encapsulated(1, [b""]),
     "no items": lambda: encapsulated(1, [], end=b"\0" * 30),
-    "twelve bits": lambda: encapsulated(
-        1, [PICTURES[0].replace(b"\xff\xc0\x00\x0b\x08", b"\xff\xc0\x00\x0b\x0c")]
-    ),
+    "arithmetic coding": lambda: encapsulated(1, [PICTURES[0].replace(b"\xff\xc0", b"\xff\xc9", 1)]),
     "a fragment that is longer than the data set": lambda: encapsulated(
         1, [], end=struct.pack("<HHI", 0xFFFE, 0xE000, 0xFFFFFFF0) + PICTURES[0]
     ),
