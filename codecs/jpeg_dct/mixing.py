@@ -25,7 +25,7 @@ _LEAST = 24
 """No decision is more certain than this, in 1/65536."""
 EVEN = 1 << 29
 """A chance of one half that was never met: 22 bits of probability, 8 of a count."""
-FIRST_WEIGHT = 20000
+FIRST_WEIGHT = 14000
 """In 1/65536."""
 STATE = 2 * LANES
 """Numbers that a decision keeps from mixing to learning."""

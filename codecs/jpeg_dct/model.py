@@ -33,6 +33,10 @@ _MOST_BITS = 14
 _MOST_DC_BITS = 16
 _HALF = 32768
 
+_UNCHANGED = 128
+"""Bit of a block's entry in `lasts`: all of its coefficients are as in the image before."""
+_LAST_BITS = 63
+
 # Where in a component's chances the contexts of each kind of decision are: tables of LAST, AC, SIGN, and DC.
 _LAST_SIZE = 64 * 256
 _AC_SIZE = _DEEP * 64 * _CLASSES * _CLASSES
@@ -42,14 +46,17 @@ _LAST = 0
 _AC = _LAST + 4 * _LAST_SIZE
 _SIGN = _AC + 8 * _AC_SIZE
 _DC = _SIGN + 4 * _SIGN_SIZE
-N_CHANCES = _DC + 6 * _DC_SIZE
+_SAME = _DC + 6 * _DC_SIZE
+_SAME_SIZE = 16 * 64
+N_CHANCES = _SAME + 2 * _SAME_SIZE
 _W_LAST = 0
 _W_AC = 128
 _W_SIGN = _W_AC + _DEEP * 64
 _W_DC = _W_SIGN + 64
 _W_DC_TOP = _W_DC + _MOST_DC_BITS + 1
 _W_DC_SIGN = _W_DC_TOP + _MOST_DC_BITS + 1
-N_WEIGHTS = (_W_DC_SIGN + 1) * LANES
+_W_SAME = _W_DC_SIGN + 1
+N_WEIGHTS = (_W_SAME + 1) * LANES
 
 
 def _zigzag() -> NDArray[np.int64]:
@@ -81,6 +88,7 @@ _CLASS_OF = np.searchsorted(_BOUNDS, np.arange(_MOST_SUM), side="right").astype(
 """Class of each sum: how many of the bounds are not above it."""
 
 _decide_8 = decider(8)
+_decide_6 = decider(6)
 _decide_4 = decider(4)
 _decide_2 = decider(2)
 
@@ -108,6 +116,24 @@ def _sign(v):
 @inline
 def _at(blocks, b, k):
     return np.int64(blocks[_U(b), _U(k)])
+
+
+@inline
+def _code_same(
+    encode, same, lasts, lasts_before, columns, y, x, contexts, chances, weights, state, acc, rng, pos, buffer
+):
+    """Code whether a block is as it was in the image before, from where that was so."""
+    then = np.int64(lasts_before[_U(y + 1), _U(x + 1)])
+    west = np.int64(lasts[_U(y + 1), _U(x)] >= _UNCHANGED)
+    north = np.int64(lasts[_U(y), _U(x + 1)] >= _UNCHANGED)
+    corner = np.int64(lasts[_U(y), _U(x)] >= _UNCHANGED)
+    flags = 8 * np.int64(then >= _UNCHANGED) + 4 * corner + 2 * north + west
+    contexts[0] = _SAME + flags * 64 + (then & _LAST_BITS)
+    contexts[1] = _SAME + _SAME_SIZE + flags * 4
+    if x + 1 < columns:
+        contexts[1] += 2 * np.int64(lasts[_U(y), _U(x + 2)] >= _UNCHANGED)
+        contexts[1] += np.int64(lasts_before[_U(y + 1), _U(x + 2)] >= _UNCHANGED)
+    return _decide_2(encode, same, contexts, chances, weights, _W_SAME, state, acc, rng, pos, buffer)
 
 
 @inline
@@ -154,13 +180,14 @@ def _code_bits(encode, value, most, acc, rng, pos, buffer):
 
 @inline
 def _code_magnitude(
-    encode, magnitude, k, last, near, inside, then, summed, count, before,
+    encode, magnitude, k, last, near, inside, then, summed, count, before, earlier, west, north,
     has_before, contexts, chances, weights, state, acc, rng, pos, buffer,
 ):  # fmt: skip
     """Code the magnitude of coefficient k: whether it is above 0, 1, ...; the last one is known not to be 0.
 
-    `near`, `inside`, `then` and `summed` are classes of magnitudes: beside it, of higher frequencies in its block, in
-    the image before, of all coded in its block, which are `count`. `before` is the magnitude in the image before.
+    `near`, `inside`, `then` and `summed` are classes of magnitudes: beside it; of higher frequencies in its block; in
+    the image before, or farther from it in this one; of all coded in its block, which are `count`. `before` and
+    `earlier` are its magnitudes in the two images before, `west` and `north` those beside it.
     """
     j = int(k == last)
     going = True
@@ -177,14 +204,16 @@ def _code_magnitude(
             contexts[3] = table + 3 * _AC_SIZE + then * _CLASSES + away
             contexts[4] = table + 4 * _AC_SIZE + near * _CLASSES + then
             contexts[5] = table + 5 * _AC_SIZE + then * _CLASSES + inside
-            contexts[6] = table + 6 * _AC_SIZE + away * _CLASSES + min(j, _CLASSES - 1)
+            contexts[6] = table + 6 * _AC_SIZE + away * _CLASSES + min(max(earlier - j, -3), 4) + 3
             contexts[7] = table + 7 * _AC_SIZE + away * _CLASSES + many
             bit, acc, rng, pos = _decide_8(
                 encode, bit, contexts, chances, weights, _W_AC + base, state, acc, rng, pos, buffer
             )
         else:
-            contexts[3] = table + 4 * _AC_SIZE + near * _CLASSES
-            bit, acc, rng, pos = _decide_4(
+            contexts[3] = table + 4 * _AC_SIZE + near * _CLASSES + many
+            contexts[4] = table + 5 * _AC_SIZE + min(west, 11) * _CLASSES + min(north, 11)
+            contexts[5] = table + 6 * _AC_SIZE + near * _CLASSES + then
+            bit, acc, rng, pos = _decide_6(
                 encode, bit, contexts, chances, weights, _W_AC + base, state, acc, rng, pos, buffer
             )
         going = bit > 0
@@ -196,8 +225,38 @@ def _code_magnitude(
 
 
 @inline
+def _farther(blocks, columns, y, x, k):
+    """Return the sum of magnitudes of coefficient k around a block that `_code_ac` does not look at by themselves."""
+    b = y * columns + x
+    total = np.int64(0)
+    if y > 0 and x + 1 < columns:
+        total += abs(_at(blocks, b - columns + 1, k))
+    if y > 1:
+        total += abs(_at(blocks, b - 2 * columns, k))
+    if x > 1:
+        total += abs(_at(blocks, b - 2, k))
+    return total
+
+
+@inline
+def _around(before, rows, columns, y, x, k):
+    """Return the sum of magnitudes of coefficient k around a block in the image before."""
+    b = y * columns + x
+    total = np.int64(0)
+    if x > 0:
+        total += abs(_at(before, b - 1, k))
+    if x + 1 < columns:
+        total += abs(_at(before, b + 1, k))
+    if y > 0:
+        total += abs(_at(before, b - columns, k))
+    if y + 1 < rows:
+        total += abs(_at(before, b + columns, k))
+    return total
+
+
+@inline
 def _code_ac(
-    encode, blocks, before, has_before, rows, columns, y, x, last,
+    encode, blocks, before, earlier, has_before, rows, columns, y, x, last,
     contexts, chances, weights, state, acc, rng, pos, buffer,
 ):  # fmt: skip
     """Code the coefficients from `last` down to 1 of a block; the higher ones are 0."""
@@ -208,19 +267,14 @@ def _code_ac(
         west = _at(blocks, b - 1, k) if x > 0 else np.int64(0)
         north = _at(blocks, b - columns, k) if y > 0 else np.int64(0)
         corner = _at(blocks, b - columns - 1, k) if x > 0 and y > 0 else np.int64(0)
-        p = np.int64(0)
-        around = np.int64(0)
+        one = np.int64(0)
+        two = np.int64(0)
         if has_before:
-            p = _at(before, b, k)
-            around = 4 * abs(p)
-            if x > 0:
-                around += abs(_at(before, b - 1, k))
-            if x + 1 < columns:
-                around += abs(_at(before, b + 1, k))
-            if y > 0:
-                around += abs(_at(before, b - columns, k))
-            if y + 1 < rows:
-                around += abs(_at(before, b + columns, k))
+            one = _at(before, b, k)
+            two = _at(earlier, b, k)
+            then = 4 * abs(one) + _around(before, rows, columns, y, x, k)
+        else:
+            then = 2 * _farther(blocks, columns, y, x, k)
         higher = np.int64(0)
         for i in range(3):
             j = _HIGHER[_U(k), _U(i)]
@@ -229,18 +283,20 @@ def _code_ac(
         value = _at(blocks, b, k)
         near = _class(2 * (abs(west) + abs(north)) + abs(corner))
         magnitude, acc, rng, pos = _code_magnitude(
-            encode, abs(value), k, last, near, _class(higher), _class(around), _class(2 * total), count, abs(p),
+            encode, abs(value), k, last, near, _class(higher), _class(then), _class(2 * total), count,
+            abs(one), abs(two), abs(west), abs(north),
             has_before, contexts, chances, weights, state, acc, rng, pos, buffer,
         )  # fmt: skip
         if magnitude > 0:
             count += 1
             total += magnitude
             table = _SIGN + k * 32
-            turn = _sign(p)
-            contexts[0] = table + turn * 8 + min(abs(p), 7)
-            contexts[1] = table + _SIGN_SIZE + (_sign(west) * 3 + _sign(north)) * 3 + turn
-            contexts[2] = table + 2 * _SIGN_SIZE + turn * 8 + min(max(magnitude - abs(p), -3), 4) + 3
-            contexts[3] = table + 3 * _SIGN_SIZE + turn * 3 + _sign(corner)
+            turn = _sign(one)
+            contexts[0] = table + turn * 8 + min(abs(one), 7)
+            contexts[1] = table + _SIGN_SIZE + (turn * 3 + _sign(two)) * 3
+            contexts[1] += min(abs(one), 2) if has_before else _sign(corner)
+            contexts[2] = table + 2 * _SIGN_SIZE + turn * 8 + min(max(magnitude - abs(one), -3), 4) + 3
+            contexts[3] = table + 3 * _SIGN_SIZE + (_sign(west) * 3 + _sign(north)) * 3 + turn
             bit, acc, rng, pos = _decide_4(
                 encode,
                 np.int64(value < 0),
@@ -343,7 +399,7 @@ def _code_dc(
 
 @njit
 def code_component(
-    encode, blocks, before, has_before, rows, columns, lasts, lasts_before,
+    encode, blocks, before, earlier, has_before, rows, columns, lasts, lasts_before,
     chances, weights, contexts, state, registers, buffer,
 ):  # fmt: skip
     """Encode or decode the blocks of one component of one image.
@@ -353,8 +409,8 @@ def code_component(
     encode : bool
     blocks : int16 array, shape (rows * columns, 64)
         Coefficients in zigzag order; written when decoding.
-    before : int16 array of the same shape
-        The component in the image before, if `has_before`.
+    before, earlier : int16 arrays of the same shape
+        The component in the image before, if `has_before`, and in the one before that, or the same again.
     lasts, lasts_before : uint8 arrays, shape (rows + 1, columns + 1)
         Number of the last coefficient that is not 0 of each block, behind a row and a column of zeros; `lasts` is
         written.
@@ -372,14 +428,31 @@ def code_component(
     for y in range(rows):
         for x in range(columns):
             b = y * columns + x
+            if has_before:
+                same = np.int64(1)
+                if encode:
+                    for k in range(64):
+                        same &= np.int64(blocks[_U(b), _U(k)] == before[_U(b), _U(k)])
+                same, acc, rng, pos = _code_same(
+                    encode, same, lasts, lasts_before, columns, y, x,
+                    contexts, chances, weights, state, acc, rng, pos, buffer,
+                )  # fmt: skip
+                if same:
+                    lasts[_U(y + 1), _U(x + 1)] = lasts_before[_U(y + 1), _U(x + 1)] | _UNCHANGED
+                    if not encode:
+                        for k in range(64):
+                            blocks[_U(b), _U(k)] = before[_U(b), _U(k)]
+                    continue
             last = np.int64(0)
             if encode:
                 last = np.int64(63)
                 while last > 0 and blocks[_U(b), _U(last)] == 0:
                     last -= 1
             last, acc, rng, pos = _code_last(
-                encode, last, np.int64(lasts[_U(y + 1), _U(x)]), np.int64(lasts[_U(y), _U(x + 1)]),
-                np.int64(lasts_before[_U(y + 1), _U(x + 1)]), has_before,
+                encode, last,
+                np.int64(lasts[_U(y + 1), _U(x)] & _LAST_BITS),
+                np.int64(lasts[_U(y), _U(x + 1)] & _LAST_BITS),
+                np.int64(lasts_before[_U(y + 1), _U(x + 1)] & _LAST_BITS), has_before,
                 contexts, chances, weights, state, acc, rng, pos, buffer,
             )  # fmt: skip
             lasts[_U(y + 1), _U(x + 1)] = last
@@ -387,7 +460,7 @@ def code_component(
                 for k in range(last + 1, 64):
                     blocks[_U(b), _U(k)] = 0
             acc, rng, pos = _code_ac(
-                encode, blocks, before, has_before, rows, columns, y, x, last,
+                encode, blocks, before, earlier, has_before, rows, columns, y, x, last,
                 contexts, chances, weights, state, acc, rng, pos, buffer,
             )  # fmt: skip
             acc, rng, pos = _code_dc(

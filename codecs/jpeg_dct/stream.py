@@ -3,7 +3,7 @@
     stream := number of groups; for each: images, bytes; then the bytes of each group
 
 Numbers are varints. The images of a group have one layout, which stands in their headers and not here; each is
-predicted from the one before it. A group is what must be decoded from its start to get at its last image.
+predicted from the two before it. A group is what must be decoded from its start to get at its last image.
 """
 
 import os
@@ -41,15 +41,17 @@ class _Coder:
         self.registers = registers
         self.buffer = buffer
         self._model = Model(len(layout.blocks))
-        self._before: Array | None = None
+        self._before: list[Array] = []
+        """The last two images, the last one first."""
         # Of the image at hand and the one before, by turns.
         self._lasts = [
             [np.zeros((down + 1, across + 1), np.uint8) for down, across in layout.blocks] for _ in range(2)
         ]
 
     def code(self, encode: bool, coefficients: Array) -> None:
-        """Code the coefficients of the next image, or fill them in; they are kept until the image after it."""
-        before = coefficients if self._before is None else self._before
+        """Code the coefficients of the next image, or fill them in; they are looked at for two images more."""
+        first = not self._before
+        before, earlier = (coefficients, coefficients) if first else (self._before[0], self._before[-1])
         model = self._model
         for k, (rows, columns) in enumerate(self.layout.blocks):
             own = slice(self.layout.start(k), self.layout.start(k) + rows * columns)
@@ -57,7 +59,8 @@ class _Coder:
                 encode,
                 coefficients[own],
                 before[own],
-                self._before is not None,
+                earlier[own],
+                not first,
                 rows,
                 columns,
                 self._lasts[0][k],
@@ -70,7 +73,7 @@ class _Coder:
                 self.buffer,
             )
         self._lasts.reverse()
-        self._before = coefficients
+        self._before = [coefficients, *self._before[:1]]
 
 
 class CoefficientWriter:
@@ -205,10 +208,10 @@ def _restore_group(group: _Group, recipes: Sequence[bytes], sizes: Sequence[int]
     buffer = np.frombuffer(bytearray(group.data), np.uint8)
     coder = _Coder(layout, decoder_registers(bytes(group.data[:6])), buffer)
     wanted = set(group.chosen)
-    spare = [np.empty((layout.total, 64), np.int16) for _ in range(2)]
+    spare = [np.empty((layout.total, 64), np.int16) for _ in range(3)]
     out = []
     for number in numbers:
-        coefficients = spare[number & 1]
+        coefficients = spare[number % 3]
         coder.code(False, coefficients)
         if number in wanted:
             out.append(put_together(layout, coefficients, recipes[number]))

@@ -234,8 +234,15 @@ def test_a_long_run_is_cut_into_segments(tmp_path: Path) -> None:
 
 def test_still_frames_that_hold_the_same_bytes_cost_nothing(tmp_path: Path) -> None:
     result, _ = kept(tmp_path, [encapsulated(1, PICTURES[:1] * 40, 40)])
+    assert not result.outdone
+    assert result.size < len(PICTURES[0])
+
+
+def test_still_frames_of_another_kind_are_kept_as_bytes(tmp_path: Path) -> None:
+    data = jpeg(scene(), progressive=True)
+    result, _ = kept(tmp_path, [encapsulated(1, [data + bytes(len(data) % 2)] * 40, 40)])
     assert result.outdone
-    assert result.size < 2 * len(PICTURES[0])
+    assert result.size < 2 * len(data)
 
 
 def test_a_codec_that_fails_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
