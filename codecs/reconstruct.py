@@ -1,14 +1,16 @@
 """Bytes that hold compressed images, kept smaller and given back to the byte.
 
-What arrives compressed cannot be compressed again as bytes. This codec takes the images in it apart: a JPEG
-image becomes JPEG XL, from which any conforming decoder restores the same JPEG (ISO/IEC 18181-2, `jbrd`); of
-a losslessly compressed image the samples go to another codec, where frames predict each other, together with a
-*recipe* by which our own encoder writes the same bytes again. What does not come back identical stays as it is.
+What arrives compressed cannot be compressed again as bytes. This codec takes the images in it apart: of a JPEG
+image the coefficients are coded anew, each image predicted from the one before (`jpeg_dct`); of a losslessly
+compressed image the samples go to another codec, where frames predict each other. With them goes a *recipe* by which
+our own encoder writes the same bytes again. A JPEG image that this does not take becomes JPEG XL, from which any
+conforming decoder restores it (ISO/IEC 18181-2, `jbrd`). What does not come back identical stays as it is.
 
 Seen from outside, the frames are bytes, `uint8` of any shape; C order makes them one run of bytes, in which
 images may lie anywhere, in several pieces, and be cut at both ends. `docs/formats/reconstruct.md` has the layout.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -20,7 +22,9 @@ from numpy.typing import NDArray
 
 from dcmpress.codecs.base import MAX_PIXELS, Codec, check_frames, check_references, check_shifts
 from dcmpress.codecs.bits import ByteReader, put_varint
-from dcmpress.codecs.errors import CorruptStreamError, TooLargeError
+from dcmpress.codecs.errors import CodecError, CorruptStreamError, TooLargeError
+from dcmpress.codecs.jpeg_dct.image import Layout, take_apart
+from dcmpress.codecs.jpeg_dct.stream import CoefficientWriter, restore
 from dcmpress.codecs.reconstruct_directory import Directory, Image, Piece
 from dcmpress.codecs.registry import get_codec
 from dcmpress.codecs.restorable import put_together, working_limit
@@ -29,7 +33,9 @@ from dcmpress.codecs.stream import read_stream, write_stream
 MAGIC = b"DREC"
 
 JPEG_XL = 1
-"""Method of an image that is kept as JPEG XL; all others have samples, see `restorable`."""
+"""Method of an image that is kept as JPEG XL."""
+JPEG_DCT = 6
+"""Method of a JPEG image whose coefficients are kept; all others have samples, see `restorable`."""
 
 LEVEL = 19
 PLAIN_LEVEL = 12
@@ -52,7 +58,7 @@ class Reconstruct(Codec):
     options: dict[str, Any] = field(default_factory=dict, hash=False)
 
     codec_id: ClassVar[str] = "reconstruct"
-    format_version: ClassVar[int] = 1
+    format_version: ClassVar[int] = 2
     dtypes: ClassVar[tuple[str, ...]] = ("uint8",)
 
     def __post_init__(self) -> None:
@@ -75,19 +81,21 @@ class Reconstruct(Codec):
         *,
         shifts: Sequence[tuple[int, int]] | None = None,
     ) -> bytes:
-        """Encode frames of bytes; one that is a whole JPEG image becomes JPEG XL."""
+        """Encode frames of bytes; one that is a whole JPEG image is taken apart."""
         frames = check_frames(self, frames)
         check_references(references, len(frames))
         check_shifts(shifts, len(frames))
         images: list[Image] = []
         pieces: list[Piece] = []
+        coefficients = CoefficientWriter()
         size = frames[0].size
         for i, frame in enumerate(frames):
-            image = jpeg_xl_image(frame.tobytes())
-            if image is not None:
+            taken = take_jpeg_apart(frame.tobytes())
+            if taken is not None:
                 pieces.append(Piece(at=i * size, image=len(images), start=0, length=size))
-                images.append(image)
-        return self.encode_images(frames, images, pieces)
+                images.append(taken.image)
+                taken.add_to(coefficients)
+        return self.encode_images(frames, images, pieces, coefficients=coefficients)
 
     def encode_images(
         self,
@@ -97,6 +105,8 @@ class Reconstruct(Codec):
         samples: NDArray[Any] | None = None,
         references: Sequence[int] | None = None,
         shifts: Sequence[tuple[int, int]] | None = None,
+        *,
+        coefficients: CoefficientWriter | None = None,
     ) -> bytes:
         """Encode frames of bytes in which it is known what lies where.
 
@@ -112,23 +122,31 @@ class Reconstruct(Codec):
             Of the m images that `restorable` has taken apart, in their order.
         references, shifts
             Of `samples`, for the inner codec.
+        coefficients
+            To which the coefficients of the JPEG images were added, in their order.
 
         Raises
         ------
         ValueError
             If this is not of that form, or too large to be decoded within the limits.
         """
-        n_restored = sum(image.method != JPEG_XL for image in images)
-        if n_restored != (0 if samples is None else len(samples)):
-            raise ValueError(f"{n_restored} images to restore")
+        if coefficients is None:
+            coefficients = CoefficientWriter()
+        methods = Counter(image.method for image in images)
+        n_restored = len(images) - methods[JPEG_XL] - methods[JPEG_DCT]
+        if n_restored != (0 if samples is None else len(samples)) or methods[JPEG_DCT] != coefficients.images:
+            raise ValueError(f"{n_restored} images to restore, {methods[JPEG_DCT]} of coefficients")
         limit = working_limit(frames.size)
         largest = max((image.size for image in images), default=0)
-        if largest > limit or (samples is not None and samples.size > limit):
+        n_samples = max(coefficients.most_samples, 0 if samples is None else samples.size)
+        if largest > limit or n_samples > limit:
             raise ValueError("too little is left of too much")
         inside = b""
         if samples is not None:
             inside = self.samples_codec().encode(samples, references, shifts=shifts)
-        directory = Directory(list(images), list(pieces), self.inner if inside else "", len(inside))
+        coded = coefficients.finish()
+        name = self.inner if inside else ""
+        directory = Directory(list(images), list(pieces), name, len(inside), len(coded))
         listed = directory.to_bytes(frames.reshape(-1))
         packed = zstandard.ZstdCompressor(level=LEVEL if images else PLAIN_LEVEL).compress(listed)
         head = bytearray()
@@ -136,7 +154,7 @@ class Reconstruct(Codec):
         put_varint(head, len(packed))
         streams = [image.stream for image in images]
         return write_stream(
-            MAGIC, self.format_version, frames, b"".join([bytes(head), packed, inside, *streams])
+            MAGIC, directory.version, frames, b"".join([bytes(head), packed, inside, coded, *streams])
         )
 
     def decode(
@@ -153,18 +171,46 @@ class Reconstruct(Codec):
         reader = ByteReader(payload)
         # Each byte of the directory stands for at least one of an image, a piece, or the bytes themselves.
         listed = _unpacked(reader, working_limit(header.n_samples))
-        directory, literals = Directory.from_bytes(listed, header.n_samples)
+        directory, literals = Directory.from_bytes(listed, header.n_samples, header.version)
         inside = reader.take(directory.inner_size)
+        coefficients = reader.take(directory.coefficients_size)
         streams = [reader.take(image.stream_size) for image in directory.images]
         if reader.left:
             raise CorruptStreamError(f"{reader.left} bytes too many")
         frame_bytes = header.n_samples // n
         touched = _touched(directory, wanted, frame_bytes)
         limit = working_limit(max_pixels)
-        images = _restored(directory, touched, inside, streams, limit)
+        images = _restored(directory, touched, inside, coefficients, streams, limit)
         return _assembled(directory, literals, images, wanted, frame_bytes).reshape(
             len(wanted), *header.shape[1:]
         )
+
+
+@dataclass(frozen=True)
+class TakenJpeg:
+    """A JPEG image taken apart: with coefficients, or kept as JPEG XL."""
+
+    image: Image
+    layout: Layout | None = None
+    coefficients: NDArray[np.int16] | None = None
+
+    def add_to(self, writer: CoefficientWriter) -> None:
+        """Add the coefficients, if there are any."""
+        if self.layout is not None and self.coefficients is not None:
+            writer.add(self.layout, self.coefficients, self.image.size)
+
+
+def take_jpeg_apart(data: bytes) -> TakenJpeg | None:
+    """Take a JPEG image with a discrete cosine transform apart; None if the same bytes do not come back."""
+    try:
+        taken = take_apart(data, working_limit(len(data)) // 64)
+    except CodecError:
+        taken = None
+    if taken is not None:
+        layout, coefficients, recipe = taken
+        return TakenJpeg(Image(JPEG_DCT, len(data), recipe), layout, coefficients)
+    image = jpeg_xl_image(data)
+    return None if image is None else TakenJpeg(image)
 
 
 def jpeg_xl_image(data: bytes) -> Image | None:
@@ -206,30 +252,48 @@ def _touched(directory: Directory, wanted: list[int], frame_bytes: int) -> list[
 
 
 def _restored(
-    directory: Directory, numbers: list[int], inside: memoryview, streams: list[memoryview], limit: int
+    directory: Directory,
+    numbers: list[int],
+    inside: memoryview,
+    coefficients: memoryview,
+    streams: list[memoryview],
+    limit: int,
 ) -> dict[int, bytes]:
     """Return the bytes of images, by number."""
-    of_samples = {
-        number: place
-        for place, number in enumerate(
-            k for k, image in enumerate(directory.images) if image.method != JPEG_XL
-        )
-    }
-    chosen = [of_samples[number] for number in numbers if number in of_samples]
+    listed = directory.images
+    for number in numbers:
+        if listed[number].size > limit:
+            raise TooLargeError(f"an image of {listed[number].size} bytes")
+    of_samples = [k for k, image in enumerate(listed) if image.method not in (JPEG_XL, JPEG_DCT)]
+    of_coefficients = [k for k, image in enumerate(listed) if image.method == JPEG_DCT]
+    chosen = _places(numbers, of_samples)
     frames = iter(_samples(directory, inside, chosen, len(of_samples), limit) if chosen else ())
+    chosen = _places(numbers, of_coefficients)
+    jpegs = iter(_jpegs([listed[k] for k in of_coefficients], coefficients, chosen, limit) if chosen else ())
     restored = {}
     for number in numbers:
-        image = directory.images[number]
-        if image.size > limit:
-            raise TooLargeError(f"an image of {image.size} bytes")
+        image = listed[number]
         if image.method == JPEG_XL:
-            data = _jpeg(streams[number], image.size)
+            data = _jpeg_of_xl(streams[number], image.size)
+        elif image.method == JPEG_DCT:
+            data = next(jpegs)
         else:
             data = put_together(image.method, next(frames), image.recipe)
         if len(data) != image.size:
             raise CorruptStreamError(f"an image of {len(data)} bytes instead of {image.size}")
         restored[number] = data
     return restored
+
+
+def _places(numbers: list[int], among: list[int]) -> list[int]:
+    """Return where those of `numbers` that are in `among` stand there."""
+    place = {number: k for k, number in enumerate(among)}
+    return [place[number] for number in numbers if number in place]
+
+
+def _jpegs(images: list[Image], coefficients: memoryview, chosen: list[int], limit: int) -> list[bytes]:
+    recipes, sizes = [image.recipe for image in images], [image.size for image in images]
+    return restore(coefficients, recipes, sizes, chosen, limit)
 
 
 def _samples(
@@ -248,7 +312,7 @@ def _samples(
     return frames
 
 
-def _jpeg(stream: memoryview, size: int) -> bytes:
+def _jpeg_of_xl(stream: memoryview, size: int) -> bytes:
     try:
         return bytes(imagecodecs.jpegxl_decode_jpeg(bytes(stream), numthreads=1, out=size))
     except (RuntimeError, ValueError) as error:

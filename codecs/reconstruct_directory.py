@@ -39,17 +39,24 @@ class Piece:
 
 @dataclass
 class Directory:
-    """Images, the pieces of them, and the size and name of the stream that holds their samples."""
+    """Images, the pieces of them, and the streams that hold their samples and coefficients."""
 
     images: list[Image]
     pieces: list[Piece]
     inner: str
     inner_size: int
+    coefficients_size: int = 0
+    """Bytes of the stream that holds the coefficients of JPEG images."""
     _literals_before: list[int] = field(default_factory=list)
 
     def literals_before(self, k: int) -> int:
         """Return what leads from an offset in the frames to one in the literals, between pieces k - 1 and k."""
         return self._literals_before[k]
+
+    @property
+    def version(self) -> int:
+        """Of the format that this needs."""
+        return 2 if self.coefficients_size else 1
 
     def to_bytes(self, data: NDArray[np.uint8]) -> bytes:
         """Return the directory, and the bytes of `data` that no piece covers."""
@@ -86,11 +93,13 @@ class Directory:
         out.append(len(name))
         out += name
         put_varint(out, self.inner_size)
+        if self.version > 1:
+            put_varint(out, self.coefficients_size)
         return bytes(out) + b"".join(part.tobytes() for part in literals)
 
     @classmethod
-    def from_bytes(cls, data: bytes, n_bytes: int) -> tuple["Directory", memoryview]:
-        """Read what `to_bytes` wrote for frames of `n_bytes`; return it and the literals.
+    def from_bytes(cls, data: bytes, n_bytes: int, version: int) -> tuple["Directory", memoryview]:
+        """Read what `to_bytes` wrote in a version of the format for frames of `n_bytes`; return it and the literals.
 
         Raises
         ------
@@ -125,7 +134,8 @@ class Directory:
             before.append(literal - at)
         name = bytes(reader.take(reader.byte())).decode("ascii", "replace")
         inner_size = reader.varint()
+        coefficients_size = reader.varint() if version > 1 else 0
         literals = reader.take(reader.left)
         if len(literals) != literal + n_bytes - at:
             raise CorruptStreamError("there are more or fewer bytes than the frames hold")
-        return cls(images, pieces, name, inner_size, before), literals
+        return cls(images, pieces, name, inner_size, coefficients_size, before), literals

@@ -1,5 +1,6 @@
 """Kernels compiled before they are needed, so that no image waits for the compiler."""
 
+import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 
@@ -77,5 +78,13 @@ def warm_restorable() -> None:
             taken = take_apart(name, data, image.shape, image.dtype)
             if taken is None or put_together(taken[0].method, taken[1], taken[0].recipe) != data:
                 raise ValueError(f"{name} does not come back to the byte")
+    jpegs = [bytes(imagecodecs.jpeg8_encode(frame.astype(np.uint8), level=90)) for frame in frames]
+    size = max(map(len, jpegs))
+    rows = np.frombuffer(b"".join(data.ljust(size, b"\0") for data in jpegs), np.uint8).reshape(
+        len(jpegs), 1, size
+    )
+    codec = get_codec("reconstruct")
+    if not np.array_equal(codec.decode(codec.encode(rows)), rows):
+        raise ValueError("JPEG does not come back to the byte")
     if CACHE_FOLDER is not None:
         (CACHE_FOLDER / _DONE).touch()

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dcmpress.codecs.reconstruct import Reconstruct, jpeg_xl_image
+from dcmpress.codecs.jpeg_dct.stream import CoefficientWriter
+from dcmpress.codecs.reconstruct import Reconstruct, TakenJpeg, take_jpeg_apart
 from dcmpress.codecs.reconstruct_directory import Image, Piece
 from dcmpress.codecs.restorable import take_apart
 from dcmpress.storage.encapsulated import Encapsulated, Fragments
@@ -65,10 +66,11 @@ class RowSegment:
 
 
 class _Taken(NamedTuple):
-    """One image taken apart: with samples, unless it has a stream of its own."""
+    """One image taken apart: with samples, unless it is a JPEG image with a discrete cosine transform."""
 
     image: Image
     samples: NDArray[Any] | None
+    jpeg: TakenJpeg | None = None
 
 
 _TakeApart = Callable[[bytes], _Taken | None]
@@ -127,6 +129,7 @@ def reconstructed_segments(
         Of one blob, in coding order.
     """
     dtypes = codec.samples_codec().dtypes
+    jpegs: list[_Member] = []
     groups: dict[_Kind, list[_Member]] = {}
     for number, source in enumerate(sources):
         images, syntax = source.encapsulated, source.entry.meta.transfer_syntax_uid
@@ -134,13 +137,15 @@ def reconstructed_segments(
             continue
         if syntax in _JPEG:
             member = _Member(number, source, images, 0)
-            if _begins_well(member, _as_jpeg_xl):
-                yield from _segments([member], _as_jpeg_xl, codec, limits)
+            if _begins_well(member, _take_jpeg_apart):
+                jpegs.append(member)
         elif syntax in _FORMATS and source.image_format is not None:
             kind = _kind(_FORMATS[syntax], source.image_format)
             member = _Member(number, source, images, source.image_format.frame_bytes)
             if kind.dtype in dtypes and _begins_well(member, kind.take_apart):
                 groups.setdefault(kind, []).append(member)
+    if jpegs:
+        yield from _segments(jpegs, _take_jpeg_apart, codec, limits)
     for kind, members in groups.items():
         yield from _segments(members, kind.take_apart, codec, limits)
 
@@ -171,9 +176,9 @@ def _kind(format_name: str, image_format: PixelFormat) -> _Kind:
     return _Kind(format_name, image_format.frame_shape, image_format.dtype.newbyteorder("=").name)
 
 
-def _as_jpeg_xl(data: bytes) -> _Taken | None:
-    image = jpeg_xl_image(data)
-    return None if image is None else _Taken(image, None)
+def _take_jpeg_apart(data: bytes) -> _Taken | None:
+    taken = take_jpeg_apart(data)
+    return None if taken is None else _Taken(taken.image, None, taken)
 
 
 def row_length(sizes: Sequence[int]) -> int:
@@ -276,6 +281,7 @@ def _encode(
     images: list[Image] = []
     pieces: list[Piece] = []
     samples: list[NDArray[Any]] = []
+    coefficients = CoefficientWriter()
     at = 0
     for member, first, stop in parts:
         window = range(first * rows.shape[2], stop * rows.shape[2])
@@ -288,13 +294,15 @@ def _encode(
                 Piece(at + begin - window.start, len(images), start, n) for begin, start, n in standing
             ]
             images.append(taken.image)
+            if taken.jpeg is not None:
+                taken.jpeg.add_to(coefficients)
             if taken.samples is not None:
                 samples.append(taken.samples)
         at += len(window)
     if not images:
         return None
     if not samples:
-        return codec.encode_images(rows, images, pieces)
+        return codec.encode_images(rows, images, pieces, coefficients=coefficients)
     frames = np.stack(samples)
     group = group_frames(frames, max_chain=limits.max_chain, min_correlation=limits.min_correlation)
     shifts = group.shifts if any(map(any, group.shifts)) else None

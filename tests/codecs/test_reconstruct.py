@@ -2,6 +2,7 @@
 
 import random
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from tests.codecs import checks
 from tests.corpus_files import GOLDEN
 from tests.fuzz.codecs import damaged, tried, with_checksum
 
-GOLDEN_JPEG = GOLDEN / "reconstruct-v1-jpeg.bin"
+GOLDEN_JPEGS = [GOLDEN / f"reconstruct-v{version}-jpeg.bin" for version in (1, 2)]
 
 
 def scene(rows: int = 90, columns: int = 120, samples: int = 3, seed: int = 0) -> NDArray[np.uint8]:
@@ -198,7 +199,6 @@ def test_a_directory_that_announces_too_much_is_refused_before_it_is_unpacked() 
         Reconstruct().decode(with_checksum(bytes(stream)))
 
 
-def test_published_stream_of_jpeg() -> None:
-    checks.assert_same(
-        Reconstruct().decode(GOLDEN_JPEG.read_bytes()), np.load(GOLDEN_JPEG.with_suffix(".npy"))
-    )
+@pytest.mark.parametrize("path", GOLDEN_JPEGS, ids=lambda path: path.stem)
+def test_published_streams_of_jpeg(path: Path) -> None:
+    checks.assert_same(Reconstruct().decode(path.read_bytes()), np.load(path.with_suffix(".npy")))

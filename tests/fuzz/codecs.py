@@ -139,9 +139,14 @@ def tried(codec: Codec, stream: bytes, select: list[int] | None) -> str:
 
 
 def encoded(codec: Codec, frames: NDArray[Any]) -> bytes:
-    """Return a stream of frames; `reconstruct` gets them as JPEG 2000."""
+    """Return a stream of frames; `reconstruct` gets them as JPEG if they have 8 bits, else as JPEG 2000."""
     if not isinstance(codec, Reconstruct):
         return codec.encode(frames)
+    if frames.dtype == np.uint8 and frames.shape[3:] in ((), (3,)):
+        jpegs = [bytes(imagecodecs.jpeg8_encode(one, level=85)) for one in frames]
+        size = max(map(len, jpegs))
+        rows = np.frombuffer(b"".join(one.ljust(size, b"\0") for one in jpegs), np.uint8)
+        return codec.encode(rows.reshape(len(jpegs), 1, size))
     samples = np.ascontiguousarray(frames).view(f"u{frames.dtype.itemsize}")
     data = [bytes(imagecodecs.jpeg2k_encode(one, reversible=True, codecformat="j2k")) for one in samples]
     size = max(map(len, data))
