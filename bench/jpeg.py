@@ -66,7 +66,7 @@ def keep(images: list[bytes]) -> tuple[list[TakenJpeg], bytes]:
     taken = []
     for data in images:
         one = take_jpeg_apart(data)
-        if one is None or one.layout is None:
+        if one is None or one.jpeg is None:
             raise SystemExit("an image that is not taken")
         one.add_to(writer)
         taken.append(one)

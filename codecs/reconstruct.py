@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from dcmpress.codecs.base import MAX_PIXELS, Codec, check_frames, check_references, check_shifts
 from dcmpress.codecs.bits import ByteReader, put_varint
 from dcmpress.codecs.errors import CodecError, CorruptStreamError, TooLargeError
-from dcmpress.codecs.jpeg_dct.image import Layout, take_apart
+from dcmpress.codecs.jpeg_dct.image import Jpeg, take_apart
 from dcmpress.codecs.jpeg_dct.stream import CoefficientWriter, restore
 from dcmpress.codecs.reconstruct_directory import Directory, Image, Piece
 from dcmpress.codecs.registry import get_codec
@@ -191,13 +191,12 @@ class TakenJpeg:
     """A JPEG image taken apart: with coefficients, or kept as JPEG XL."""
 
     image: Image
-    layout: Layout | None = None
-    coefficients: NDArray[np.int16] | None = None
+    jpeg: Jpeg | None = None
 
     def add_to(self, writer: CoefficientWriter) -> None:
         """Add the coefficients, if there are any."""
-        if self.layout is not None and self.coefficients is not None:
-            writer.add(self.layout, self.coefficients, self.image.size)
+        if self.jpeg is not None:
+            writer.add(self.jpeg, self.image.size)
 
 
 def take_jpeg_apart(data: bytes) -> TakenJpeg | None:
@@ -207,8 +206,7 @@ def take_jpeg_apart(data: bytes) -> TakenJpeg | None:
     except CodecError:
         taken = None
     if taken is not None:
-        layout, coefficients, recipe = taken
-        return TakenJpeg(Image(JPEG_DCT, len(data), recipe), layout, coefficients)
+        return TakenJpeg(Image(JPEG_DCT, len(data), taken.recipe), taken)
     image = jpeg_xl_image(data)
     return None if image is None else TakenJpeg(image)
 

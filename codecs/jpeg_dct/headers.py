@@ -2,12 +2,14 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from dcmpress.codecs.bits import ByteReader
 from dcmpress.codecs.errors import CorruptStreamError
 from dcmpress.codecs.jpeg_markers import next_segment
 
-_SOF0, _SOF1, _DHT, _SOS, _DRI, _DNL = 0xC0, 0xC1, 0xC4, 0xDA, 0xDD, 0xDC
-_EOI = b"\xff\xd9"
+_SOF0, _SOF1, _DHT, _SOS, _DQT, _DRI, _DNL = 0xC0, 0xC1, 0xC4, 0xDA, 0xDB, 0xDD, 0xDC
 MOST_COMPONENTS = 4
 
 
@@ -19,6 +21,8 @@ class Component:
     across: int
     """Horizontal sampling factor, 1 to 4."""
     down: int
+    table: int
+    """Number of its quantization table."""
 
 
 @dataclass(frozen=True)
@@ -73,11 +77,18 @@ class HeaderReader:
         self._dc: dict[int, bytes] = {}
         self._ac: dict[int, bytes] = {}
         self._interval = 0
+        self._steps: dict[int, NDArray[np.int64]] = {}
 
     @property
     def complete(self) -> bool:
         """Whether each component has had its scan."""
         return self.frame is not None and len(self.coded) == len(self.frame.components)
+
+    def steps(self) -> NDArray[np.int64]:
+        """Return the steps of quantization, shape (components, 64), in zigzag order; 1 where none is known."""
+        assert self.frame is not None
+        unknown = np.ones(64, np.int64)
+        return np.stack([self._steps.get(c.table, unknown) for c in self.frame.components])
 
     def read(self, data: bytes, first: bool) -> tuple[Scan, int]:
         """Read the headers of a scan; return it, and their length.
@@ -99,6 +110,8 @@ class HeaderReader:
             marker, segment = next_segment(reader)
             if marker == _DHT:
                 self._read_tables(segment)
+            elif marker == _DQT:
+                self._read_steps(segment)
             elif marker == _DRI:
                 self._interval = int.from_bytes(segment.take(2), "big")
             elif marker in (_SOF0, _SOF1) and self.frame is None:
@@ -114,6 +127,13 @@ class HeaderReader:
             counts = bytes(segment.take(16))
             tables = self._ac if number >> 4 else self._dc
             tables[number & 15] = counts + bytes(segment.take(sum(counts)))
+
+    def _read_steps(self, segment: ByteReader) -> None:
+        while segment.left:
+            number = segment.byte()
+            kind = np.dtype(">u2" if number >> 4 else np.uint8)
+            steps = np.frombuffer(segment.take(64 * kind.itemsize), kind).astype(np.int64)
+            self._steps[number & 15] = np.maximum(steps, 1)
 
     def _read_scan(self, segment: ByteReader) -> Scan:
         if self.frame is None:
@@ -144,8 +164,8 @@ def _read_frame(segment: ByteReader) -> Frame:
         raise CorruptStreamError("impossible frame header")
     components = []
     for _ in range(n):
-        identifier, factors, _ = (segment.byte() for _ in range(3))
-        components.append(Component(identifier, factors >> 4, factors & 15))
+        identifier, factors, table = (segment.byte() for _ in range(3))
+        components.append(Component(identifier, factors >> 4, factors & 15, table))
     if any(not 1 <= c.across <= 4 or not 1 <= c.down <= 4 for c in components):
         raise CorruptStreamError("impossible sampling factors")
     if len({c.identifier for c in components}) != n:

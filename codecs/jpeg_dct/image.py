@@ -43,21 +43,37 @@ class Layout:
         return sum(down * across for down, across in self.blocks[:k])
 
 
-def take_apart(data: bytes, most_blocks: int) -> tuple[Layout, Array, bytes] | None:
-    """Return layout, coefficients and recipe of an image; None if the same bytes do not come back.
+@dataclass(frozen=True)
+class Jpeg:
+    """An image taken apart."""
 
-    The coefficients are int16, shape (blocks, 64), in zigzag order. An image of more than `most_blocks` is not taken.
+    layout: Layout
+    steps: NDArray[np.int64]
+    """Of quantization, shape (components, 64), in zigzag order."""
+    coefficients: NDArray[np.int16]
+    """Shape (blocks, 64), in zigzag order."""
+    recipe: bytes
+
+
+def take_apart(data: bytes, most_blocks: int) -> Jpeg | None:
+    """Take an image of at most `most_blocks` blocks apart; None if the same bytes do not come back.
+
+    Raises
+    ------
+    CorruptStreamError
+        If it is no image of this kind.
     """
     coded = np.frombuffer(data + AFTER, np.uint8)
     headers = HeaderReader()
     kept = bytearray()
     coefficients = np.zeros((0, 64), np.int16)
     layout = Layout(())
+    steps = np.ones((0, 64), np.int64)
     at = n_scans = 0
     while not headers.complete:
         scan, length = headers.read(data[at:], first=at == 0)
         if n_scans == 0:
-            layout = _layout(headers)
+            layout, steps = _layout(headers), headers.steps()
             if layout.total > most_blocks:
                 return None
             coefficients = np.zeros((layout.total, 64), np.int16)
@@ -77,7 +93,7 @@ def take_apart(data: bytes, most_blocks: int) -> tuple[Layout, Array, bytes] | N
         recipe = bytes([filling, n_scans]) + bytes(kept)
         try:
             if put_together(layout, coefficients, recipe) == data:
-                return layout, coefficients, recipe
+                return Jpeg(layout, steps, coefficients, recipe)
         except CorruptStreamError:
             break
     return None
@@ -108,8 +124,8 @@ def put_together(layout: Layout, coefficients: Array, recipe: bytes) -> bytes:
     return bytes(out) + bytes(reader.take(reader.left))
 
 
-def layout_of(recipe: bytes) -> Layout:
-    """Return the layout of the image that a recipe is for, without its coefficients.
+def layout_of(recipe: bytes) -> tuple[Layout, NDArray[np.int64]]:
+    """Return the layout of the image that a recipe is for, and its steps of quantization.
 
     Raises
     ------
@@ -119,9 +135,14 @@ def layout_of(recipe: bytes) -> Layout:
     reader = ByteReader(recipe)
     reader.take(2)
     reader.varint(1 << 40)
+    return _laid_out(bytes(reader.take(reader.varint())))
+
+
+@lru_cache(maxsize=8)
+def _laid_out(first_headers: bytes) -> tuple[Layout, NDArray[np.int64]]:
     headers = HeaderReader()
-    headers.read(bytes(reader.take(reader.varint())), first=True)
-    return _layout(headers)
+    headers.read(first_headers, first=True)
+    return _layout(headers), headers.steps()
 
 
 def _coded(

@@ -7,7 +7,7 @@ the image before, and of the higher frequencies of the block itself; see `mixing
 
 Contexts by neighbouring magnitudes follow D. R. Horn et al., "The design, implementation, and deployment of a system
 to transparently compress hundreds of petabytes of image files for a file-storage service" (Lepton, NSDI 2017). The
-image before is ours.
+images before are ours.
 """
 
 from typing import Any
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from dcmpress.codecs.interframe.backward_jit import inline, njit
 from dcmpress.codecs.interframe.backward_vector import LANES
 from dcmpress.codecs.interframe.binary_coder import code_bit
+from dcmpress.codecs.jpeg_dct.borders import COLUMN, HIGHER, LINE_OF, NONE, ROW, smooth
 from dcmpress.codecs.jpeg_dct.mixing import EVEN, FIRST_WEIGHT, STATE, decider
 
 Array = NDArray[Any]
@@ -59,36 +60,12 @@ _W_SAME = _W_DC_SIGN + 1
 N_WEIGHTS = (_W_SAME + 1) * LANES
 
 
-def _zigzag() -> NDArray[np.int64]:
-    """Return row * 8 + column of the coefficients in zigzag order (ITU-T T.81 figure A.6)."""
-    places = sorted(
-        ((v, u) for v in range(8) for u in range(8)),
-        key=lambda place: (sum(place), place[0] if sum(place) % 2 else place[1]),
-    )
-    return np.array([8 * v + u for v, u in places])
-
-
-def _higher() -> NDArray[np.int64]:
-    """Return for each coefficient the next higher ones across, down and both ways; 64 where there is none."""
-    order = _zigzag()
-    number = np.argsort(order)
-    out = np.full((64, 3), 64, np.int64)
-    for k, place in enumerate(order):
-        row, column = divmod(int(place), 8)
-        for i, (down, across) in enumerate(((0, 1), (1, 0), (1, 1))):
-            if row + down < 8 and column + across < 8:
-                out[k, i] = number[8 * (row + down) + column + across]
-    return out
-
-
-_HIGHER = _higher()
 _BOUNDS = (1, 2, 3, 5, 8, 12, 17, 25, 36, 52, 73)
 _MOST_SUM = 128
 _CLASS_OF = np.searchsorted(_BOUNDS, np.arange(_MOST_SUM), side="right").astype(np.uint8)
 """Class of each sum: how many of the bounds are not above it."""
 
 _decide_8 = decider(8)
-_decide_6 = decider(6)
 _decide_4 = decider(4)
 _decide_2 = decider(2)
 
@@ -106,6 +83,11 @@ class Model:
 @inline
 def _class(v):
     return np.int64(_CLASS_OF[_U(min(v, _MOST_SUM - 1))])
+
+
+@inline
+def _clamp(v, low, high):
+    return min(max(v, low), high)
 
 
 @inline
@@ -180,14 +162,15 @@ def _code_bits(encode, value, most, acc, rng, pos, buffer):
 
 @inline
 def _code_magnitude(
-    encode, magnitude, k, last, near, inside, then, summed, count, before, earlier, west, north,
+    encode, magnitude, k, last, near, inside, then, summed, count, before, earlier, west, north, other, line, border,
     has_before, contexts, chances, weights, state, acc, rng, pos, buffer,
 ):  # fmt: skip
     """Code the magnitude of coefficient k: whether it is above 0, 1, ...; the last one is known not to be 0.
 
     `near`, `inside`, `then` and `summed` are classes of magnitudes: beside it; of higher frequencies in its block; in
     the image before, or farther from it in this one; of all coded in its block, which are `count`. `before` and
-    `earlier` are its magnitudes in the two images before, `west` and `north` those beside it.
+    `earlier` are its magnitudes in the two images before, `west` and `north` those beside it, `other` that in the
+    component before, `border` that of a smooth border, if it begins a line.
     """
     j = int(k == last)
     going = True
@@ -195,25 +178,28 @@ def _code_magnitude(
         base = min(j, _DEEP - 1) * 64 + k
         table = _AC + base * (_CLASSES * _CLASSES)
         many = min(count, _CLASSES - 1)
+        bordering = min(border, _CLASSES - 1)
         contexts[0] = table + near * _CLASSES + inside
         contexts[1] = table + _AC_SIZE + inside * _CLASSES + many
         contexts[2] = table + 2 * _AC_SIZE + summed * _CLASSES + min(last >> 2, _CLASSES - 1)
         bit = np.int64(magnitude > j)
         if has_before:
-            away = min(max(before - j, -3), 4) + 3
+            away = _clamp(before - j, -3, 4) + 3
             contexts[3] = table + 3 * _AC_SIZE + then * _CLASSES + away
             contexts[4] = table + 4 * _AC_SIZE + near * _CLASSES + then
             contexts[5] = table + 5 * _AC_SIZE + then * _CLASSES + inside
-            contexts[6] = table + 6 * _AC_SIZE + away * _CLASSES + min(max(earlier - j, -3), 4) + 3
-            contexts[7] = table + 7 * _AC_SIZE + away * _CLASSES + many
+            contexts[6] = table + 6 * _AC_SIZE + away * _CLASSES + _clamp(earlier - j, -3, 4) + 3
+            contexts[7] = table + 7 * _AC_SIZE + away * _CLASSES + (many if line == NONE else bordering)
             bit, acc, rng, pos = _decide_8(
                 encode, bit, contexts, chances, weights, _W_AC + base, state, acc, rng, pos, buffer
             )
         else:
             contexts[3] = table + 4 * _AC_SIZE + near * _CLASSES + many
-            contexts[4] = table + 5 * _AC_SIZE + min(west, 11) * _CLASSES + min(north, 11)
+            contexts[4] = table + 5 * _AC_SIZE + min(west, _CLASSES - 1) * _CLASSES + min(north, _CLASSES - 1)
             contexts[5] = table + 6 * _AC_SIZE + near * _CLASSES + then
-            bit, acc, rng, pos = _decide_6(
+            contexts[6] = table + 3 * _AC_SIZE + bordering * _CLASSES + (near if line == NONE else inside)
+            contexts[7] = table + 7 * _AC_SIZE + min(other, _CLASSES - 1) * _CLASSES + inside
+            bit, acc, rng, pos = _decide_8(
                 encode, bit, contexts, chances, weights, _W_AC + base, state, acc, rng, pos, buffer
             )
         going = bit > 0
@@ -256,7 +242,7 @@ def _around(before, rows, columns, y, x, k):
 
 @inline
 def _code_ac(
-    encode, blocks, before, earlier, has_before, rows, columns, y, x, last,
+    encode, blocks, other, has_other, steps, before, earlier, has_before, rows, columns, y, x, last,
     contexts, chances, weights, state, acc, rng, pos, buffer,
 ):  # fmt: skip
     """Code the coefficients from `last` down to 1 of a block; the higher ones are 0."""
@@ -277,14 +263,21 @@ def _code_ac(
             then = 2 * _farther(blocks, columns, y, x, k)
         higher = np.int64(0)
         for i in range(3):
-            j = _HIGHER[_U(k), _U(i)]
+            j = HIGHER[_U(k), _U(i)]
             if j < 64:
                 higher += abs(_at(blocks, b, j)) * (2 - i // 2)
+        line = LINE_OF[_U(k)]
+        border = np.int64(0)
+        if NONE < line < COLUMN and x > 0:
+            border = smooth(blocks, b, b - 1, line, steps)
+        elif line >= COLUMN and y > 0:
+            border = smooth(blocks, b, b - columns, line, steps)
+        beside = _at(other, b, k) if has_other else np.int64(0)
         value = _at(blocks, b, k)
         near = _class(2 * (abs(west) + abs(north)) + abs(corner))
         magnitude, acc, rng, pos = _code_magnitude(
             encode, abs(value), k, last, near, _class(higher), _class(then), _class(2 * total), count,
-            abs(one), abs(two), abs(west), abs(north),
+            abs(one), abs(two), abs(west), abs(north), abs(beside), line, abs(border),
             has_before, contexts, chances, weights, state, acc, rng, pos, buffer,
         )  # fmt: skip
         if magnitude > 0:
@@ -292,10 +285,17 @@ def _code_ac(
             total += magnitude
             table = _SIGN + k * 32
             turn = _sign(one)
-            contexts[0] = table + turn * 8 + min(abs(one), 7)
             contexts[1] = table + _SIGN_SIZE + (turn * 3 + _sign(two)) * 3
-            contexts[1] += min(abs(one), 2) if has_before else _sign(corner)
-            contexts[2] = table + 2 * _SIGN_SIZE + turn * 8 + min(max(magnitude - abs(one), -3), 4) + 3
+            if has_before:
+                contexts[0] = table + turn * 8 + min(abs(one), 7)
+                if line != NONE:
+                    contexts[0] = table + _sign(border) * 9 + _clamp(abs(border), 0, 2) * 3 + turn
+                contexts[1] += min(abs(one), 2)
+                contexts[2] = table + 2 * _SIGN_SIZE + turn * 8 + _clamp(magnitude - abs(one), -3, 4) + 3
+            else:
+                contexts[0] = table + _sign(border) * 8 + min(abs(border), 7)
+                contexts[1] += _sign(corner)
+                contexts[2] = table + 2 * _SIGN_SIZE + _sign(beside) * 8 + min(abs(beside), 7)
             contexts[3] = table + 3 * _SIGN_SIZE + (_sign(west) * 3 + _sign(north)) * 3 + turn
             bit, acc, rng, pos = _decide_4(
                 encode,
@@ -319,30 +319,38 @@ def _code_ac(
 
 @inline
 def _code_dc(
-    encode, blocks, before, has_before, columns, y, x, last,
+    encode, blocks, steps, before, has_before, columns, y, x, last,
     contexts, chances, weights, state, acc, rng, pos, buffer,
 ):  # fmt: skip
     """Code a DC coefficient.
 
     It is expected where it was in the image before, moved as those at the left and above have moved; without one,
-    where the median edge detector (ITU-T T.87 A.4.1) has it.
+    where the borders with these are smooth.
     """
     b = y * columns + x
     west = _at(blocks, b - 1, 0) if x > 0 else np.int64(0)
-    north = _at(blocks, b - columns, 0) if y > 0 else west
-    if x == 0:
-        west = north
-    corner = _at(blocks, b - columns - 1, 0) if x > 0 and y > 0 else north
-    median = min(max(west + north - corner, min(west, north)), max(west, north))
-    expected = median
-    spread = abs(west - north)
-    doubt = abs(corner - west)
+    north = _at(blocks, b - columns, 0) if y > 0 else np.int64(0)
+    along = np.int64(0)
+    spread = np.int64(0)
+    if x > 0 and y > 0:
+        one = smooth(blocks, b, b - 1, ROW, steps)
+        two = smooth(blocks, b, b - columns, COLUMN, steps)
+        along = (one + two) >> 1
+        spread = abs(one - two)
+    elif x > 0:
+        along = smooth(blocks, b, b - 1, ROW, steps)
+        spread = abs(along - west)
+    elif y > 0:
+        along = smooth(blocks, b, b - columns, COLUMN, steps)
+        spread = abs(along - north)
+    expected = along
+    doubt = abs(west - north)
     if has_before:
         across = west - _at(before, b - 1, 0) if x > 0 else np.int64(0)
         down = north - _at(before, b - columns, 0) if y > 0 else np.int64(0)
-        expected = _at(before, b, 0) + ((across + down) >> 1)
+        expected = _clamp(_at(before, b, 0) + ((across + down) >> 1), -_HALF, _HALF - 1)
         spread = abs(across) + abs(down)
-        doubt = abs(expected - median)
+        doubt = abs(expected - along)
     spread = _class(spread)
     doubt = _class(doubt)
     difference = _at(blocks, b, 0) - expected
@@ -374,7 +382,7 @@ def _code_dc(
         coded = 2 * coded + bit
     step = coded - 1
     if step > 0:
-        table = _DC + 4 * _DC_SIZE + (_sign(median - expected) * _CLASSES + doubt) * _CLASSES
+        table = _DC + 4 * _DC_SIZE + (_sign(along - expected) * _CLASSES + doubt) * _CLASSES
         contexts[0] = table
         contexts[1] = table + _DC_SIZE + _class(step)
         bit, acc, rng, pos = _decide_2(
@@ -393,13 +401,13 @@ def _code_dc(
         if bit:
             step = -step
     if not encode:
-        blocks[_U(b), 0] = min(max(expected + step, -_HALF), _HALF - 1)
+        blocks[_U(b), 0] = _clamp(expected + step, -_HALF, _HALF - 1)
     return acc, rng, pos
 
 
 @njit
 def code_component(
-    encode, blocks, before, earlier, has_before, rows, columns, lasts, lasts_before,
+    encode, blocks, other, has_other, steps, before, earlier, has_before, rows, columns, lasts, lasts_before,
     chances, weights, contexts, state, registers, buffer,
 ):  # fmt: skip
     """Encode or decode the blocks of one component of one image.
@@ -409,6 +417,10 @@ def code_component(
     encode : bool
     blocks : int16 array, shape (rows * columns, 64)
         Coefficients in zigzag order; written when decoding.
+    other : int16 array of the same shape
+        The component before this one in the same image, if `has_other`.
+    steps : int64 array, shape (64,)
+        Of quantization, in zigzag order, above 0.
     before, earlier : int16 arrays of the same shape
         The component in the image before, if `has_before`, and in the one before that, or the same again.
     lasts, lasts_before : uint8 arrays, shape (rows + 1, columns + 1)
@@ -460,11 +472,11 @@ def code_component(
                 for k in range(last + 1, 64):
                     blocks[_U(b), _U(k)] = 0
             acc, rng, pos = _code_ac(
-                encode, blocks, before, earlier, has_before, rows, columns, y, x, last,
+                encode, blocks, other, has_other, steps, before, earlier, has_before, rows, columns, y, x, last,
                 contexts, chances, weights, state, acc, rng, pos, buffer,
             )  # fmt: skip
             acc, rng, pos = _code_dc(
-                encode, blocks, before, has_before, columns, y, x, last,
+                encode, blocks, steps, before, has_before, columns, y, x, last,
                 contexts, chances, weights, state, acc, rng, pos, buffer,
             )  # fmt: skip
     registers[0] = acc

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from dcmpress.codecs.bits import ByteReader, put_varint
 from dcmpress.codecs.errors import CorruptStreamError, TooLargeError
 from dcmpress.codecs.interframe.binary_coder import decoder_registers, encoder_registers, finish
-from dcmpress.codecs.jpeg_dct.image import Layout, layout_of, put_together
+from dcmpress.codecs.jpeg_dct.image import Jpeg, Layout, layout_of, put_together
 from dcmpress.codecs.jpeg_dct.model import Model, code_component
 
 GROUP_BYTES = 1 << 20
@@ -48,16 +48,21 @@ class _Coder:
             [np.zeros((down + 1, across + 1), np.uint8) for down, across in layout.blocks] for _ in range(2)
         ]
 
-    def code(self, encode: bool, coefficients: Array) -> None:
+    def code(self, encode: bool, coefficients: Array, steps: NDArray[np.int64]) -> None:
         """Code the coefficients of the next image, or fill them in; they are looked at for two images more."""
         first = not self._before
         before, earlier = (coefficients, coefficients) if first else (self._before[0], self._before[-1])
         model = self._model
+        own = slice(0, 0)
         for k, (rows, columns) in enumerate(self.layout.blocks):
-            own = slice(self.layout.start(k), self.layout.start(k) + rows * columns)
+            has_other = k > 0 and self.layout.blocks[k - 1] == (rows, columns)
+            other, own = own, slice(self.layout.start(k), self.layout.start(k) + rows * columns)
             code_component(
                 encode,
                 coefficients[own],
+                coefficients[other if has_other else own],
+                has_other,
+                steps[k],
                 before[own],
                 earlier[own],
                 not first,
@@ -88,25 +93,18 @@ class CoefficientWriter:
         self._images = 0
         self._bytes = 0
 
-    def add(self, layout: Layout, coefficients: Array, size: int) -> None:
-        """Add an image.
-
-        Parameters
-        ----------
-        coefficients : int16 array, shape (blocks, 64)
-            In zigzag order. Must not be changed later.
-        size : int
-            Of the image as received, in bytes.
-        """
-        if self._coder is not None and (self._coder.layout != layout or self._bytes >= GROUP_BYTES):
+    def add(self, jpeg: Jpeg, size: int) -> None:
+        """Add an image, of `size` bytes as received. Its coefficients must not be changed later."""
+        coefficients = jpeg.coefficients
+        if self._coder is not None and (self._coder.layout != jpeg.layout or self._bytes >= GROUP_BYTES):
             self._end_group()
         if self._coder is None:
-            self._coder = _Coder(layout, encoder_registers(), np.zeros(0, np.uint8))
+            self._coder = _Coder(jpeg.layout, encoder_registers(), np.zeros(0, np.uint8))
         coder = self._coder
         needed = int(coder.registers[2]) + _worst(coefficients)
         if needed > coder.buffer.size:
             coder.buffer = np.concatenate([coder.buffer, np.zeros(needed, np.uint8)])
-        coder.code(True, coefficients)
+        coder.code(True, coefficients, jpeg.steps)
         self.images += 1
         self.most_samples = max(self.most_samples, coefficients.size)
         self._images += 1
@@ -198,7 +196,7 @@ def _groups(data: memoryview, n_images: int) -> list[_Group]:
 
 
 def _restore_group(group: _Group, recipes: Sequence[bytes], sizes: Sequence[int], limit: int) -> list[bytes]:
-    layout = layout_of(recipes[group.first])
+    layout, _ = layout_of(recipes[group.first])
     numbers = range(group.first, group.chosen[-1] + 1)
     if 64 * layout.total > limit:
         raise TooLargeError(f"an image of {layout.total} blocks")
@@ -212,7 +210,10 @@ def _restore_group(group: _Group, recipes: Sequence[bytes], sizes: Sequence[int]
     out = []
     for number in numbers:
         coefficients = spare[number % 3]
-        coder.code(False, coefficients)
+        own, steps = layout_of(recipes[number])
+        if own != layout:
+            raise CorruptStreamError("a group of several layouts")
+        coder.code(False, coefficients, steps)
         if number in wanted:
             out.append(put_together(layout, coefficients, recipes[number]))
     return out

@@ -14,7 +14,7 @@ from PIL import Image as Pillow
 from dcmpress.codecs.errors import CodecError, CorruptStreamError, TooLargeError
 from dcmpress.codecs.jpeg_dct import stream
 from dcmpress.codecs.jpeg_dct.headers import HeaderReader
-from dcmpress.codecs.jpeg_dct.image import Layout, _tables, layout_of, put_together, take_apart
+from dcmpress.codecs.jpeg_dct.image import Jpeg, Layout, _tables, layout_of, put_together, take_apart
 from dcmpress.codecs.jpeg_dct.scans import encode_scan
 from dcmpress.codecs.jpeg_dct.stream import CoefficientWriter, restore
 from dcmpress.codecs.reconstruct import jpeg_xl_image, take_jpeg_apart
@@ -51,10 +51,9 @@ def kept(images: list[bytes]) -> tuple[bytes, list[bytes], list[int]]:
     for data in images:
         taken = take_apart(data, MANY)
         assert taken is not None
-        layout, coefficients, recipe = taken
-        assert layout == layout_of(recipe)
-        writer.add(layout, coefficients, len(data))
-        recipes.append(recipe)
+        assert taken.layout == layout_of(taken.recipe)[0]
+        writer.add(taken, len(data))
+        recipes.append(taken.recipe)
     return writer.finish(), recipes, [len(data) for data in images]
 
 
@@ -102,8 +101,7 @@ def with_zeros(data: bytes) -> bytes:
     """Return a JPEG image whose last byte of coded data is filled with zeros."""
     taken = take_apart(data, MANY)
     assert taken is not None
-    layout, coefficients, recipe = taken
-    return put_together(layout, coefficients, b"\1" + recipe[1:])
+    return put_together(taken.layout, taken.coefficients, b"\1" + taken.recipe[1:])
 
 
 def test_an_encoder_that_fills_up_with_zeros() -> None:
@@ -117,7 +115,7 @@ def in_scans_of_their_own(data: bytes) -> bytes:
     """Return a baseline image with one scan for each component, by our own encoder."""
     taken = take_apart(data, MANY)
     assert taken is not None
-    layout, coefficients, _ = taken
+    layout, coefficients = taken.layout, taken.coefficients
     headers = HeaderReader()
     scan, length = headers.read(data, first=True)
     frame = headers.frame
@@ -295,7 +293,7 @@ def test_streams_are_the_same_on_every_machine() -> None:
     blocks = [pattern(image) for image in pixels]
     writer = CoefficientWriter()
     for coefficients in blocks:
-        writer.add(Layout(((12, 9),)), coefficients, 4000)
+        writer.add(Jpeg(Layout(((12, 9),)), STEPS[:1], coefficients, b""), 4000)
     digest = hashlib.sha256(writer.finish()).hexdigest()
     assert digest == PINNED
 
@@ -308,7 +306,8 @@ def pattern(pixels: NDArray[np.uint8]) -> NDArray[np.int16]:
     return np.ascontiguousarray(thinned.astype(np.int16))
 
 
-PINNED = "b3a70f4721da393044d7ff728fa475b5826078d16e0f3187379e80b0904804f0"
+STEPS = np.stack([np.arange(64) + 3, np.full(64, 65535)])
+PINNED = "d9c62ae2ba888bccffd714a4451218113f38545d1fe4d18cf81998f409bc7b65"
 
 
 def test_extreme_coefficients() -> None:
@@ -320,13 +319,13 @@ def test_extreme_coefficients() -> None:
     ]
     writer = CoefficientWriter()
     for coefficients in images:
-        writer.add(layout, coefficients, 1)
+        writer.add(Jpeg(layout, STEPS, coefficients, b""), 1)
     (group,) = stream._groups(memoryview(writer.finish()), 3)
     registers, buffer = stream.decoder_registers(bytes(group.data[:6])), bytearray(group.data)
     decoder = stream._Coder(layout, registers, np.frombuffer(buffer, np.uint8))
     for coefficients in images:
         decoded = np.empty_like(coefficients)
-        decoder.code(False, decoded)
+        decoder.code(False, decoded, STEPS)
         np.testing.assert_array_equal(decoded, coefficients)
 
 
