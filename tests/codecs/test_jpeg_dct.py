@@ -20,6 +20,7 @@ from dcmpress.codecs.jpeg_dct.stream import CoefficientWriter, restore
 from dcmpress.codecs.reconstruct import jpeg_xl_image, take_jpeg_apart
 from dcmpress.storage.encapsulated import find_encapsulated
 from dcmpress.storage.errors import MalformedError
+from tests.codecs.jpeg_dct_reference import GroupDecoder
 from tests.corpus_files import corpus, data_set, part10_files
 
 Array = NDArray[Any]
@@ -285,6 +286,32 @@ def test_damage_raises_codec_errors_only() -> None:
         except CodecError:
             outcomes.add("refused")
     assert "refused" in outcomes
+
+
+@pytest.mark.parametrize(
+    "series",
+    [
+        [jpeg(scene(40, 56, seed=seed, noise=seed), subsampling=0) for seed in (0, 0, 1, 2)],
+        [jpeg(scene(33, 17, samples=1, noise=90, seed=seed), quality=100) for seed in (0, 1)],
+        [FORMS["one row"], FORMS["one row"]],
+        [jpeg(scene(64, 80, seed=5))],
+    ],
+    ids=["moving", "noise", "one row", "one alone"],
+)
+def test_a_decoder_from_the_documentation_agrees(series: list[bytes]) -> None:
+    taken = [take_apart(data, MANY) for data in series]
+    writer = CoefficientWriter()
+    for data, jpeg_image in zip(series, taken, strict=True):
+        assert jpeg_image is not None
+        writer.add(jpeg_image, len(data))
+    (group,) = stream._groups(memoryview(writer.finish()), len(series))
+    assert taken[0] is not None
+    decoder = GroupDecoder(bytes(group.data), list(taken[0].layout.blocks))
+    for jpeg_image in taken:
+        assert jpeg_image is not None
+        components = decoder.image(jpeg_image.steps.tolist())
+        decoded = [blocks[place] for blocks in components for place in sorted(blocks)]
+        np.testing.assert_array_equal(decoded, jpeg_image.coefficients)
 
 
 def test_streams_are_the_same_on_every_machine() -> None:
