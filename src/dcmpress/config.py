@@ -5,11 +5,12 @@ JSON there. An unknown or wrong key stops the start and is named with its line a
 """
 
 import difflib
+import json
 import os
 from collections.abc import Iterator, Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import (
     BaseModel,
@@ -72,9 +73,16 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-AETitle = Annotated[
-    str, Field(min_length=1, max_length=16, pattern=r"^[^\\\x00-\x1f\x7f]*[^\\\x00-\x20\x7f]$")
-]
+def _ae_title(title: Any) -> Any:
+    if not isinstance(title, str):
+        return title
+    title = title.strip(" ")  # not significant at either end (PS3.5 table 6.2-1)
+    if not (1 <= len(title) <= 16 and title.isascii() and title.isprintable() and "\\" not in title):
+        raise ValueError("1 to 16 ASCII characters, no backslash, are wanted")
+    return title
+
+
+AETitle = Annotated[str, BeforeValidator(_ae_title)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(gt=0)]
 
@@ -124,7 +132,7 @@ class PeerConfig(_Section):
 class AllowConfig(_Section):
     """A caller that may open an association."""
 
-    ae_title: Annotated[str, Field(min_length=1, max_length=16)] = "*"
+    ae_title: AETitle = "*"
     networks: tuple[Annotated[IPv4Network | IPv6Network, PlainValidator(ip_network)], ...] = ()
 
 
@@ -168,6 +176,25 @@ class DicomConfig(_Section):
                 f"bind: {self.bind} is open to the network: list who may call under dicom.allow, "
                 "or set dicom.accept_any_caller: true"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _ports_differ(self) -> "DicomConfig":
+        if self.tls.port == self.port:
+            raise ValueError(f"tls.port: {self.port} is the plain port already")
+        return self
+
+    @model_validator(mode="after")
+    def _peers_are_told_apart(self) -> "DicomConfig":
+        names: dict[str, str] = {}
+        for name, peer in self.peers.items():
+            other = names.setdefault(peer.ae_title, name)
+            if other != name:
+                raise ValueError(f"peers: {other} and {name} have the same ae_title {peer.ae_title}")
+            if peer.tls and self.tls.authorities is None:
+                raise ValueError(
+                    f"peers: {name} is called by TLS: name who vouches for it in dicom.tls.authorities"
+                )
         return self
 
 
@@ -379,6 +406,7 @@ def load(path: Path | None = None) -> Config:
     """
     if path is None and DEFAULT_FILE.exists():
         path = DEFAULT_FILE
+    _check_variables()
     tree = _read_yaml(path) if path is not None else CommentedMap()
     values = _plain(tree)
     if path is not None:
@@ -387,8 +415,47 @@ def load(path: Path | None = None) -> Config:
         return Config(**values)
     except ValidationError as error:
         raise ConfigError("\n".join(_explain(problem, tree, path) for problem in error.errors())) from None
-    except SettingsError as error:
-        raise ConfigError(f"environment: {error}: maps and lists are written as JSON") from None
+    except SettingsError:
+        raise ConfigError("\n".join(_not_json())) from None
+
+
+def _check_variables() -> None:
+    """Raise ConfigError for variables that look like ours and would change nothing."""
+    problems = []
+    for name in os.environ:
+        if not name.upper().startswith(ENVIRONMENT_PREFIX):
+            continue
+        key = name[len(ENVIRONMENT_PREFIX) :].lower()
+        section = key.partition("__")[0]
+        if section in Config.model_fields or (
+            "__" not in key and key.split("_")[0] not in Config.model_fields
+        ):
+            continue  # what has no section at all belongs to the tests, or to somebody else
+        if "__" in key:
+            near = difflib.get_close_matches(section, Config.model_fields, 1, 0.5)
+            what = f"unknown section {section}" + (f"; did you mean {near[0]}?" if near else "")
+        else:
+            what = "two underscores are wanted after the section, as in DCMPRESS_DICOM__PORT"
+        problems.append(f"environment variable {name}: {what}")
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
+def _not_json() -> Iterator[str]:
+    """Name the variables for maps and lists that cannot be read."""
+    for name, value in os.environ.items():
+        if not name.upper().startswith(ENVIRONMENT_PREFIX):
+            continue
+        annotation: Any = Config
+        for part in name[len(ENVIRONMENT_PREFIX) :].lower().split("__"):
+            field = getattr(annotation, "model_fields", {}).get(part)
+            annotation = field.annotation if field is not None else None
+        if get_origin(annotation) is None and not hasattr(annotation, "model_fields"):
+            continue
+        try:
+            json.loads(value)
+        except ValueError as error:
+            yield f"environment variable {name}: maps and lists are written as JSON: {error}"
 
 
 def changed_keys(old: Config, new: Config) -> tuple[list[str], list[str]]:
@@ -467,6 +534,17 @@ def _anchor_paths(values: dict[str, Any], folder: Path) -> None:
         storage["catalog_url"] = f"sqlite:///{folder / catalog_url.removeprefix('sqlite:///')}"
 
 
+_WANTED = {
+    "missing": "is missing",
+    "dict_type": "a map is wanted",
+    "mapping_type": "a map is wanted",
+    "model_type": "a map is wanted",
+    "string_type": "text is wanted; put a number in quotes",
+    "tuple_type": "a list is wanted",
+}
+"""pydantic's types of errors in an admin's words."""
+
+
 def _explain(problem: Any, tree: CommentedMap, path: Path | None) -> str:
     """Say in one line what is wrong and where."""
     location = [
@@ -478,7 +556,7 @@ def _explain(problem: Any, tree: CommentedMap, path: Path | None) -> str:
         near = difflib.get_close_matches(str(location[-1]), _valid_keys(location[:-1]), 1, 0.5)
         hint = f"; did you mean {near[0]}?" if near else ""
         return f"{where}: unknown key {key}{hint}"
-    message = problem["msg"].removeprefix("Value error, ")
+    message = _WANTED.get(problem["type"]) or problem["msg"].removeprefix("Value error, ")
     given = problem["input"]
     shown = (
         "" if isinstance(given, Mapping | BaseModel) or problem["type"] == "missing" else f" (not {given!r})"
