@@ -237,12 +237,12 @@ def connect(peer: Peer, timeout: float, tls_files: TlsFiles | None = None) -> so
         If nobody listens there, or a certificate does not hold.
     """
     try:
+        context = tls.requestor(tls_files, tls_files.authorities if tls_files else None) if peer.tls else None
         connection = socket.create_connection((peer.host, peer.port), timeout)
-        if not peer.tls:
-            return connection
-        context = tls.requestor(tls_files, tls_files.authorities if tls_files else None)
     except OSError as error:
         raise RefusedError(f"{peer.ae_title} at {peer.host} port {peer.port}: {error}") from None
+    if context is None:
+        return connection
     try:
         return tls.wrap(connection, context, timeout, peer.tls_name or peer.host)
     except RefusedError as error:

@@ -1,7 +1,6 @@
 """The DICOM listener: one thread per association, blocked in its own socket while there is nothing to do."""
 
 import errno
-import socket
 import ssl
 import threading
 import time
@@ -80,6 +79,8 @@ class DicomServer:
         self._connections = Connections(census or Census.create(1))
         self._stopping = threading.Event()
         self._ports: list[Port] = []
+        self._tls: ssl.SSLContext | None = None
+        """Of the TLS port, for handshakes to come."""
         self._threads: list[threading.Thread] = []
         self._destinations = Destinations()
 
@@ -96,18 +97,24 @@ class DicomServer:
         for port in self._ports:
             if ports is None:
                 port.listen()
-            context = port.tls_context(self.settings)
+            self._tls = port.tls_context(self.settings) or self._tls
             self._threads.append(
-                threading.Thread(
-                    target=self._accept, args=(port.socket, context), name=port.name, daemon=True
-                )
+                threading.Thread(target=self._accept, args=(port,), name=port.name, daemon=True)
             )
         for thread in self._threads:
             thread.start()
         return self._ports[0].number
 
     def reconfigure(self, settings: ScpSettings) -> None:
-        """Use other settings for associations to come; the address that is listened on stays."""
+        """Use other settings for associations to come; the address that is listened on stays.
+
+        The files of the TLS port are read again: a certificate that was renewed needs no restart.
+        """
+        for port in self._ports:
+            try:
+                self._tls = port.tls_context(settings) or self._tls
+            except OSError as error:
+                logger.error("certificate not reloaded", problem=str(error))
         self.settings = settings
 
     def stop(self) -> None:
@@ -130,10 +137,10 @@ class DicomServer:
 
     # One thread per listener
 
-    def _accept(self, listener: socket.socket, context: ssl.SSLContext | None) -> None:
+    def _accept(self, port: Port) -> None:
         while not self._stopping.is_set():
             try:
-                accepted, address = listener.accept()
+                accepted, address = port.socket.accept()
             except OSError as error:
                 if self._stopping.is_set() or error.errno == errno.EINVAL:
                     return  # EINVAL: another process has shut the common socket down, as the node stops
@@ -143,7 +150,7 @@ class DicomServer:
             connection = self._connections.open(accepted)
             thread = threading.Thread(
                 target=self._serve_connection,
-                args=(connection, context, str(address[0])),
+                args=(connection, self._tls if port.is_tls else None, str(address[0])),
                 name=f"association-{connection.serial}",
                 daemon=True,
             )

@@ -466,6 +466,32 @@ def changed_keys(old: Config, new: Config) -> tuple[list[str], list[str]]:
     return now, [key for key in changed if key not in now]
 
 
+def taken_over(old: Config, new: Config) -> Config:
+    """Return what a running node that was started with `old` makes of `new`: only what can change does.
+
+    Raises
+    ------
+    ConfigError
+        If that does not go together, as an address that stays open to the network and nobody to allow.
+    """
+    kept = {section: getattr(old, section) for section in Config.model_fields}
+    for section in kept:
+        taken = {
+            key.split(".")[1]: getattr(getattr(new, section), key.split(".")[1])
+            for key in changed_keys(old, new)[0]
+            if key.startswith(section + ".")
+        }
+        kept[section] = kept[section].model_copy(update=taken)
+        try:
+            type(kept[section]).model_validate(kept[section].model_dump())
+        except ValidationError as error:
+            problems = (problem["msg"].removeprefix("Value error, ") for problem in error.errors())
+            raise ConfigError(
+                f"what can change does not go with what stays until a restart: {'; '.join(problems)}"
+            ) from None
+    return old.model_copy(update=kept)
+
+
 def _leaves(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     if isinstance(tree, Mapping) and not prefix.startswith("dicom.peers."):  # a peer is one thing
         for key, value in tree.items():

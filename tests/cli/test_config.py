@@ -6,7 +6,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from dcmpress.cli.wiring import pipeline_settings
-from dcmpress.config import Config, ConfigError, changed_keys, load
+from dcmpress.config import Config, ConfigError, changed_keys, load, taken_over
 from tests.corpus_files import PROJECT
 
 
@@ -184,6 +184,16 @@ def test_changed_keys_are_told_apart_by_what_a_running_node_can_take_over(tmp_pa
     assert [key for key in now if key.startswith("dicom.peers")] == ["dicom.peers.a"]
     assert changed_keys(new, old)[0] == now
     assert later == ["dicom.port"]
+
+
+def test_a_reload_never_opens_the_node_to_everybody(tmp_path: Path) -> None:
+    old = load(written(tmp_path, "dicom: {bind: 0.0.0.0, allow: [{ae_title: CT1}]}\n"))
+    new = load(written(tmp_path, "dicom: {bind: 127.0.0.1, max_associations: 5}\n"))
+    with pytest.raises(ConfigError, match=r"stays until a restart: bind: 0\.0\.0\.0 is open"):
+        taken_over(old, new)
+    closed = load(written(tmp_path, "dicom: {bind: 127.0.0.1, allow: [{ae_title: MR1}]}\n"))
+    taken = taken_over(old, closed)
+    assert (taken.dicom.bind, taken.dicom.allow[0].ae_title) == ("0.0.0.0", "MR1")
 
 
 def test_transfer_syntaxes_are_known_by_name_and_uid(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import structlog
 from dcmpress import logs
 from dcmpress.cli.app import ConfigOption, app, fail, load_config, out
 from dcmpress.cli.wiring import open_archive, pipeline_settings, scp_settings
-from dcmpress.config import Config, ConfigError, changed_keys, load
+from dcmpress.config import Config, ConfigError, changed_keys, load, taken_over
 from dcmpress.scp.commitment import CommitmentReporter
 from dcmpress.scp.processes import ListenerProcesses
 from dcmpress.scp.server import DicomServer
@@ -67,9 +67,7 @@ def serve(config: ConfigOption = None) -> None:
         except OSError as error:
             server.stop()
             archive.close()
-            raise fail(
-                f"cannot listen on {settings.dicom.bind} port {settings.dicom.port}: {error}", 2
-            ) from None
+            raise fail(str(error), 2) from None
         reporter.start()
         pipeline.start()
         cold = _cold_storage(settings, archive)
@@ -161,23 +159,15 @@ def _reload(
 ) -> Config:
     """Take over what can change; return the configuration that is in force now."""
     try:
-        new = load(path)
+        read = load(path)
+        new = taken_over(old, read)
     except ConfigError as error:
         for line in str(error).splitlines():
             logger.error("configuration not reloaded", problem=line)
         return old
-    now, later = changed_keys(old, new)
+    now, later = changed_keys(old, read)
     if later:
         logger.warning("these keys need a restart", keys=later)
-        kept = {section: getattr(old, section) for section in type(old).model_fields}
-        for section in kept:
-            taken = {
-                key.split(".")[1]: getattr(getattr(new, section), key.split(".")[1])
-                for key in now
-                if key.startswith(section + ".")
-            }
-            kept[section] = kept[section].model_copy(update=taken)
-        new = old.model_copy(update=kept)
     _logging(new)()
     if isinstance(server, ListenerProcesses):
         server.reconfigure(scp_settings(new), _logging(new))
