@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 
 import structlog
+from pydicom.uid import UID_dictionary as REGISTERED_UIDS
 from pynetdicom.presentation import PresentationContext
 
 from dcmpress.scp import negotiation, tls
@@ -41,22 +42,22 @@ from dcmpress.scp.errors import (
 )
 from dcmpress.scp.log import logger
 from dcmpress.scp.move import serve_move
-from dcmpress.scp.negotiation import Context, Negotiated
+from dcmpress.scp.negotiation import Context, Negotiated, RefusedContext
 from dcmpress.scp.ports import Port, bind, raise_file_limit
 from dcmpress.scp.query import serve_find
 from dcmpress.scp.retrieve import serve_get
-from dcmpress.scp.settings import ScpSettings
+from dcmpress.scp.settings import AllowedCaller, ScpSettings
 from dcmpress.scp.status import UNRECOGNISED_OPERATION
 from dcmpress.scp.store import serve_store
 from dcmpress.scp.upper_layer import UpperLayer
 from dcmpress.storage.archive import Archive
 
 _SHUTDOWN_REASON = 0
+_ABSTRACT_SYNTAX_NOT_SUPPORTED = 3
+"""Result of a presentation context (PS3.8 table 9-18)."""
 
 _NOT_ACCEPTED = {
     1: "roles do not fit: the requestor wants to be SCP of a service that only we offer",
-    3: "abstract syntax not supported: if this is a private storage class, set "
-    "dicom.accept_private_sop_classes: true",
     4: "no transfer syntax in common",
 }
 
@@ -243,7 +244,7 @@ class DicomServer:
         if settings.allow and not any(caller.matches(calling, host) for caller in settings.allow):
             return (
                 negotiation.REJECT_CALLING_AE,
-                f"to accept it, add to dicom.allow: {{ae_title: {calling}, networks: [{host}/32]}}",
+                f"to accept it, add to dicom.allow: {AllowedCaller.entry(calling, host)}",
             )
         if settings.require_called_ae and called != settings.ae_title:
             return (
@@ -325,5 +326,15 @@ def _log_negotiated(negotiated: Negotiated) -> None:
             "presentation context refused",
             abstract_syntax=refused.abstract_syntax,
             transfer_syntaxes=list(refused.transfer_syntaxes),
-            advice=_NOT_ACCEPTED.get(refused.result, f"result {refused.result}"),
+            advice=_advice(refused),
         )
+
+
+def _advice(refused: RefusedContext) -> str:
+    """Say why a presentation context is refused, and what can be done."""
+    if refused.result != _ABSTRACT_SYNTAX_NOT_SUPPORTED:
+        return _NOT_ACCEPTED.get(refused.result, f"result {refused.result}")
+    registered = REGISTERED_UIDS.get(refused.abstract_syntax)
+    if registered is not None:
+        return f"this node does not offer {registered[0]}"
+    return "abstract syntax not supported: if it is a private storage class, set dicom.accept_private_sop_classes: true"
