@@ -27,7 +27,7 @@ from dcmpress.scp.commands import (
     number,
     response_to,
 )
-from dcmpress.scp.commitment import serve_action
+from dcmpress.scp.commitment import ReportsHere, serve_action
 from dcmpress.scp.compressed import serve_blob
 from dcmpress.scp.connections import Connection, Connections
 from dcmpress.scp.contexts import BLOB_STORAGE, supported_context
@@ -266,13 +266,14 @@ class DicomServer:
 
     def _serve(self, association: Association) -> None:
         """Serve messages until the association ends."""
+        reports = ReportsHere(self.archive, association, self.settings)
         services: dict[int, Callable[[Context, Command], None]] = {
             C_STORE_RQ: lambda context, command: (
                 serve_blob if context.abstract_syntax == BLOB_STORAGE else serve_store
             )(self.archive, association, context, command),
             C_ECHO_RQ: lambda context, command: serve_echo(association, context, command),
             N_ACTION_RQ: lambda context, command: serve_action(
-                self.archive, association, context, command, self.settings
+                self.archive, association, context, command, self.settings, reports
             ),
             C_FIND_RQ: lambda context, command: serve_find(
                 self.archive, association, context, command, self.settings
@@ -293,13 +294,15 @@ class DicomServer:
                     services[field](context, command)
                 elif field == C_CANCEL_RQ:
                     pass  # came after the last response of what it cancels
-                elif field & RESPONSE:  # we wait for none; answering it could go back and forth for ever
+                elif field & RESPONSE:  # to nothing else; answering it could go back and forth for ever
                     association.skip_data_set()
-                    logger.warning("response to no request of ours", response=describe(command))
+                    if not reports.answered(command):
+                        logger.warning("response to no request of ours", response=describe(command))
                 else:
                     association.skip_data_set()
                     logger.warning("request not supported", request=describe(command))
                     association.send(context, response_to(command, UNRECOGNISED_OPERATION))
+                reports.send_next()
         except ReleasedError:
             association.layer.send_release_response()
             logger.info("association released")
