@@ -1,6 +1,7 @@
 """The commands, used as an admin uses them, on real files."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from dcmpress.config import load
 from dcmpress.storage.catalog.catalog import Catalog
 from tests.corpus_files import GOLDEN, data_set, part10_files, series_files
 from tests.nodes import Node, dcmtk, send_unchanged
@@ -326,6 +328,27 @@ def test_a_wrong_configuration_ends_with_2_and_one_line(tmp_path: Path) -> None:
     done = run("serve", "--config", path)
     assert done.returncode == 2
     assert done.stderr == f"dcmpress: {path}, line 2: unknown key dicom.prot; did you mean port?\n"
+
+
+def test_config_show_prints_a_configuration_that_means_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DCMPRESS_DICOM__ALLOW", '[{"ae_title": "1", "networks": ["192.0.2.0/24"]}]')
+    monkeypatch.setenv("DCMPRESS_DICOM__TRANSFER_SYNTAXES", '["htj2k", "stored"]')
+    monkeypatch.setenv("DCMPRESS_COMPRESSION__RULES", '[{"codec": "zstd", "match": {"Modality": "CT"}}]')
+    monkeypatch.setenv("DCMPRESS_STORAGE__CATALOG_URL", "postgresql+psycopg://joe:secret@h/d")
+    expected = load()
+    done = run("config", "show")
+    assert "secret" not in done.stdout
+    for name in [name for name in os.environ if name.startswith("DCMPRESS_") and "__" in name]:
+        monkeypatch.delenv(name)
+    path = tmp_path / "shown.yaml"
+    path.write_text(done.stdout.replace("***", "secret"))
+    shown = load(path)
+    assert shown.catalog_url == expected.catalog_url
+    storage = {"root": shown.storage.root}
+    assert shown == expected.model_copy(update={"storage": expected.storage.model_copy(update=storage)})
 
 
 def test_echo(node: Node) -> None:

@@ -201,6 +201,12 @@ def test_files_that_are_no_certificate_and_key_are_named(authority: Authority, t
         assert "Enter" not in done.stderr
 
 
+def test_config_check_tries_the_tls_port(secured: tuple[Node, int], authority: Authority) -> None:
+    node, port = secured
+    checked = node.command("config", "check", check=False).stdout
+    assert f"ok      TLS port {port} on 127.0.0.1: in use: by a running node?" in checked
+
+
 def test_a_tls_port_needs_its_files(tmp_path: Path) -> None:
     done = Node(tmp_path / "node", dicom={"tls": {"port": 2762}}).command("stats", check=False)
     assert done.returncode == 2

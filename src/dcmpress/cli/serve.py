@@ -1,5 +1,6 @@
 """`dcmpress serve`: the node, in the foreground."""
 
+import contextlib
 import gc
 import os
 import signal
@@ -23,6 +24,7 @@ from dcmpress.scp.server import DicomServer
 from dcmpress.storage.archive import Archive
 from dcmpress.storage.cold import ColdStorage
 from dcmpress.storage.compress import CodecChoice
+from dcmpress.storage.errors import StorageError
 from dcmpress.storage.pipeline import Pipeline
 from dcmpress.storage.workers import exclusive
 
@@ -48,8 +50,8 @@ def serve(config: ConfigOption = None) -> None:
 
     try:
         archive = open_archive(settings)
-    except OSError as error:
-        raise fail(f"cannot use {settings.root}: {error}", 2) from None
+    except (OSError, StorageError) as error:
+        raise fail(f"cannot use {settings.root}: {error}{_if_full(settings)}", 2) from None
     with exclusive(settings.root) as mine:
         if not mine:
             archive.close()
@@ -101,6 +103,14 @@ def _listeners(settings: Config, archive: Archive) -> DicomServer | ListenerProc
     return ListenerProcesses(
         archive, scp_settings(settings), settings.n_processes, _logging(settings), [__name__]
     )
+
+
+def _if_full(settings: Config) -> str:
+    """Say so if the disk is full, which SQLite calls an I/O error."""
+    with contextlib.suppress(OSError):
+        if not os.statvfs(settings.root).f_bavail:
+            return "; the disk is full"
+    return ""
 
 
 def _logging(settings: Config) -> Callable[[], None]:
