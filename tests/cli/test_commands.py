@@ -55,6 +55,7 @@ def test_help_explains_every_command() -> None:
         "serve",
         "stats",
         "import",
+        "find",
         "export",
         "extract",
         "verify",
@@ -85,6 +86,39 @@ def test_stats_shows_a_table(offline: Node) -> None:
     shown = offline.command("stats").stdout
     for word in ("instances", "raw", "stored", "ratio", "MR", "CT", "interframe"):
         assert word in shown
+
+
+def test_find_lists_what_export_takes(offline: Node, tmp_path: Path) -> None:
+    studies = [json.loads(line) for line in offline.command("find", "--json").stdout.splitlines()]
+    assert {study["ModalitiesInStudy"] for study in studies} == {"CT", "MR"}
+    assert sum(int(study["NumberOfStudyRelatedInstances"]) for study in studies) == len(imported_files())
+    (ct,) = (study for study in studies if study["ModalitiesInStudy"] == "CT")
+    header, line = offline.command("find", "ModalitiesInStudy=CT", "StudyDate=19000101-").stdout.splitlines()
+    assert header.split()[:2] == ["StudyInstanceUID", "StudyDate"]
+    assert line.split()[0] == ct["StudyInstanceUID"]
+    series = offline.command("find", "Modality=C*", "--level", "series", "--json").stdout.splitlines()
+    assert len(series) == 1
+    images = offline.command("find", "Modality=CT", "--level", "image", "--json").stdout.splitlines()
+    assert len(images) == int(ct["NumberOfStudyRelatedInstances"])
+    offline.command("export", line.split()[0], tmp_path / "out")
+    assert len(list((tmp_path / "out").rglob("*.dcm"))) == len(images)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "what"),
+    [
+        (["PatientNme=X"], 2, "did you mean PatientName?"),
+        (["PatientName"], 2, "write KEYWORD=VALUE"),
+        (["Modality=CT"], 2, "--level series"),
+        (["StudyDate=noon"], 2, "no DA value or range"),
+        (["PatientName=Nobody^*"], 1, ""),
+    ],
+)
+def test_find_says_what_is_wrong(arguments: list[str], code: int, what: str, offline: Node) -> None:
+    done = offline.command("find", *arguments, check=False)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert what in done.stderr
+    assert len(done.stderr.splitlines()) == (1 if what else 0)
 
 
 def test_import_of_something_else_is_passed_over(tmp_path: Path) -> None:
