@@ -100,3 +100,17 @@ def test_texts_of_other_libraries_exceptions_are_not_logged(tmp_path: Path) -> N
 def test_they_are_if_patients_may_be_named(tmp_path: Path) -> None:
     written, _ = failing("true", tmp_path / "catalog")
     assert "Doe^Jane" in written
+
+
+def test_a_text_that_a_peer_has_chosen_is_one_line_and_moves_no_cursor() -> None:
+    program = (
+        "import structlog; from dcmpress import logs; logs.configure('info', 'text', patient_data=False)\n"
+        "structlog.get_logger().info('association accepted', implementation='A\\x1b[2J\\nready', kept='Größe')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True
+    )
+    (line,) = done.stderr.splitlines()
+    assert line.isprintable()
+    assert "\\x1b[2J" in line
+    assert "Größe" in line

@@ -24,6 +24,16 @@ def _without_patients(_: Any, __: str, event: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in event.items() if key not in _PATIENT_KEYS}
 
 
+def _printable(_: Any, __: str, event: dict[str, Any]) -> dict[str, Any]:
+    """Escape what a terminal would obey, or what would look like another line: peers choose some texts."""
+    return {
+        key: "".join(c if c.isprintable() else repr(c)[1:-1] for c in value)
+        if isinstance(value, str) and not value.isprintable()
+        else value
+        for key, value in event.items()
+    }
+
+
 class _Forward(logging.Handler):
     """What libraries log, as events like all others."""
 
@@ -82,6 +92,7 @@ def configure(level: str, form: str, *, patient_data: bool) -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             *(() if patient_data else (_without_patients,)),
+            *(() if form == "json" else (_printable,)),
             structlog.processors.ExceptionRenderer(_traceback(patient_data)),
             last,
         ],
