@@ -49,6 +49,16 @@ REJECT_LOCAL_LIMIT = (2, 3, 2)
 """(result, source, reason) of A-ASSOCIATE-RJ, PS3.8 table 9-21."""
 
 
+_FIXED = 68
+"""Bytes of an A-ASSOCIATE-RQ before its items."""
+
+_TITLES = (
+    ("called", slice(10, 26), REJECT_CALLED_AE),
+    ("calling", slice(26, 42), REJECT_CALLING_AE),
+)
+"""Where the AE titles stand in an A-ASSOCIATE-RQ (PS3.8 table 9-11), and what one that is none is rejected with."""
+
+
 @dataclass(frozen=True)
 class Context:
     """An accepted presentation context."""
@@ -93,16 +103,29 @@ def read_request(layer: UpperLayer, timeout: float) -> A_ASSOCIATE:
     ProtocolError
         If it sends anything else, or something that is not one.
     RefusedError
-        If it speaks another version of the protocol: it has been rejected.
+        If it speaks another version of the protocol, or an AE title is none: it has been rejected.
     """
     kind, content = layer.read_pdu(timeout)
     if kind == upper_layer.ABORT:
         raise AbortedError("aborted by the peer before the association")
     if kind != upper_layer.ASSOCIATE_RQ:
         raise ProtocolError(f"PDU of type {kind:#04x} before A-ASSOCIATE-RQ", ProtocolError.UNEXPECTED_PDU)
+    if len(content) < _FIXED:
+        raise ProtocolError(f"A-ASSOCIATE-RQ of {len(content)} bytes")
+    raw = bytearray(_with_header(kind, content))
+    for side, place, why in _TITLES:
+        title = bytes(raw[place]).rstrip(b" \0")
+        if len(title) < 16:
+            raw[place] = title.ljust(16)  # some senders fill up with NUL
+        if (
+            not (title.isascii() and title.decode("latin-1").isprintable() and title.strip())
+            or b"\\" in title
+        ):
+            reject(layer, why)
+            raise RefusedError(f"the {side} AE title {title!r} is none: set one on the peer")
     pdu = A_ASSOCIATE_RQ()
     try:
-        pdu.decode(_with_header(kind, content))
+        pdu.decode(bytes(raw))
         primitive: A_ASSOCIATE = pdu.to_primitive()
         contexts = primitive.presentation_context_definition_list
     except Exception as error:  # pynetdicom raises whatever the bytes provoke

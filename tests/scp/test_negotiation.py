@@ -301,6 +301,25 @@ def test_the_allow_list(tmp_path: Path) -> None:
             assert wire.status() == 0
 
 
+@pytest.mark.parametrize(
+    ("titles", "answer"),
+    [
+        ({"calling": "CT1\0\0\0"}, None),
+        ({"called": "DCMPRESS\0"}, None),
+        ({"calling": " "}, (1, 1, 3)),
+        ({"called": " "}, (1, 1, 7)),
+        ({"calling": "A\x1bB"}, (1, 1, 3)),
+        ({"calling": "A\\B"}, (1, 1, 3)),
+    ],
+)
+def test_what_is_no_ae_title_is_rejected_as_such(
+    titles: dict[str, str], answer: tuple[int, int, int] | None, node: Node
+) -> None:
+    assert rejection(node.port, **titles) == answer
+    if answer is not None:
+        assert "AE title" in node.events("association rejected")[-1]["problem"]
+
+
 def test_too_many_associations_are_rejected_as_a_local_limit(tmp_path: Path) -> None:
     with Node(tmp_path / "node", dicom={"max_associations": 3}) as node:
         wires = [Wire(node.port) for _ in range(3)]
