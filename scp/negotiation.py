@@ -113,21 +113,23 @@ def read_request(layer: UpperLayer, timeout: float) -> A_ASSOCIATE:
     if len(content) < _FIXED:
         raise ProtocolError(f"A-ASSOCIATE-RQ of {len(content)} bytes")
     raw = bytearray(_with_header(kind, content))
+    refusals = []
     for side, place, why in _TITLES:
-        title = bytes(raw[place]).rstrip(b" \0")
-        if len(title) < 16:
-            raw[place] = title.ljust(16)  # some senders fill up with NUL
+        title = bytes(raw[place]).rstrip(b" \0")  # some senders fill up with NUL
         if (
             not (title.isascii() and title.decode("latin-1").isprintable() and title.strip())
             or b"\\" in title
         ):
-            reject(layer, why)
-            raise RefusedError(f"the {side} AE title {title!r} is none: set one on the peer")
+            refusals.append((why, f"the {side} AE title {title!r} is none: set one on the peer"))
+            title = b"?"
+        raw[place] = title.ljust(16)
     pdu = A_ASSOCIATE_RQ()
     try:
         pdu.decode(bytes(raw))
         primitive: A_ASSOCIATE = pdu.to_primitive()
         contexts = primitive.presentation_context_definition_list
+        if refusals and not primitive.application_context_name:
+            raise ValueError("no application context")
     except Exception as error:  # pynetdicom raises whatever the bytes provoke
         raise ProtocolError(f"A-ASSOCIATE-RQ cannot be decoded: {error!r}") from None
     if len({c.context_id for c in contexts}) != len(contexts):
@@ -135,6 +137,9 @@ def read_request(layer: UpperLayer, timeout: float) -> A_ASSOCIATE:
     if not pdu.protocol_version & PROTOCOL_VERSION:
         reject(layer, REJECT_PROTOCOL_VERSION)
         raise RefusedError(f"protocol version {pdu.protocol_version:#06x} is not ours")
+    for why, problem in refusals:
+        reject(layer, why)
+        raise RefusedError(problem)
     return primitive
 
 
