@@ -25,6 +25,8 @@ from dcmpress.scp.upper_layer import IS_COMMAND, IS_LAST, Pdv, UpperLayer
 LARGEST_IDENTIFIER = 1 << 22
 """Bytes of an identifier (a data set that is read into memory): a list of 65,000 UIDs fits."""
 
+_RELEASE_SECONDS = 5.0
+
 
 class Association:
     """An established association, used by one thread.
@@ -155,10 +157,13 @@ class Association:
         return number(command, MESSAGE_ID_BEING_RESPONDED_TO) == message_id
 
     def release(self) -> None:
-        """Release the association as its requestor, and close the connection."""
+        """Release the association as its requestor, and close the connection.
+
+        All is done by then: whoever waits for us is not to wait for a peer that does not answer.
+        """
         try:
             self.layer.send_release_request()
-            self.layer.read_pdu(self.layer.pdu_timeout)
+            self.layer.read_pdu(min(self.layer.pdu_timeout, _RELEASE_SECONDS))
         except NetworkError:
             pass
         self.layer.close()

@@ -6,6 +6,7 @@ understands, PS3.4 J.3.3), else over the requestor's own association while that 
 """
 
 import threading
+from collections import deque
 from datetime import UTC, datetime, timedelta
 from io import BytesIO
 
@@ -25,6 +26,7 @@ from dcmpress.scp.commands import (
     ERROR_COMMENT,
     EVENT_TYPE_ID,
     MESSAGE_ID,
+    MESSAGE_ID_BEING_RESPONDED_TO,
     N_EVENT_REPORT_RQ,
     N_EVENT_REPORT_RSP,
     REQUESTED_SOP_INSTANCE_UID,
@@ -65,9 +67,71 @@ ALL_COMMITTED, FAILURES_EXIST = 1, 2
 _BACK_OFF = (10, 60, 300, 1800, 7200)
 """Seconds until a report that did not get through is tried again; the last from then on."""
 
+_GRACE = 5.0
+"""Seconds that a report under way gets when the node stops."""
+
+
+class ReportsHere:
+    """Reports over the association of the requests: there is no other way to this requestor.
+
+    The requestor may send other requests before it answers a report, as it does not know that one comes. It
+    gets one report at a time, as no asynchronous operations were negotiated.
+    """
+
+    def __init__(self, archive: Archive, association: Association, settings: ScpSettings) -> None:
+        self._archive = archive
+        self._association = association
+        self._settings = settings
+        self._waiting: deque[tuple[Context, int]] = deque()
+        self._sent: tuple[int, PendingCommitment, Judgement] | None = None
+        self._message_id = 0
+
+    def add(self, context: Context, pk: int) -> None:
+        """Have a request reported."""
+        self._waiting.append((context, pk))
+
+    def send_next(self) -> None:
+        """Send a report if there is one to send, and none that is not answered yet."""
+        commitments = self._archive.catalog.commitments
+        while self._waiting and self._sent is None:
+            context, pk = self._waiting.popleft()
+            now = datetime.now(UTC)
+            pending = next((p for p in commitments.due(now) if p.pk == pk), None)
+            if pending is None:
+                continue
+            judgement = judge(self._archive, pending.references, self._settings.commitment_policy)
+            if judgement.undecided:
+                continue  # the reporter waits; perhaps the admin adds the peer meanwhile
+            # From now on it is not for the reporter, unless this comes to nothing.
+            commitments.postpone(pk, now + timedelta(seconds=self._settings.response_timeout), failed=False)
+            self._message_id = self._message_id % 0xFFFF + 1
+            _send_report(self._association, context, pending, judgement, self._settings, self._message_id)
+            self._sent = self._message_id, pending, judgement
+
+    def answered(self, command: Command) -> bool:
+        """Take the response to a report; False if it answers none of ours."""
+        if self._sent is None or number(command, COMMAND_FIELD) != N_EVENT_REPORT_RSP:
+            return False
+        message_id, pending, judgement = self._sent
+        if number(command, MESSAGE_ID_BEING_RESPONDED_TO) != message_id:
+            return False
+        self._sent = None
+        try:
+            _check_taken(command, pending, judgement)
+        except RefusedError as error:
+            logger.warning("commitment not reported", requestor=pending.requestor_ae, problem=str(error))
+        else:
+            self._archive.catalog.commitments.remove(pending.pk)
+        return True
+
 
 def serve_action(
-    archive: Archive, association: Association, context: Context, command: Command, settings: ScpSettings
+    archive: Archive,
+    association: Association,
+    context: Context,
+    command: Command,
+    settings: ScpSettings,
+    reports: ReportsHere,
 ) -> None:
     """Take a request for storage commitment; it is kept when this answers with success."""
     identifier = association.identifier()
@@ -106,7 +170,7 @@ def serve_action(
         problem=problem,
     )
     if pk and association.calling_ae not in settings.known_peers:
-        _report_here(archive, association, context, pk, settings)
+        reports.add(context, pk)
 
 
 def _read_request(identifier: bytes, transfer_syntax_uid: str) -> tuple[str, list[tuple[str, str]]]:
@@ -122,46 +186,34 @@ def _read_request(identifier: bytes, transfer_syntax_uid: str) -> tuple[str, lis
     return str(data_set.TransactionUID), references
 
 
-def _report_here(
-    archive: Archive, association: Association, context: Context, pk: int, settings: ScpSettings
-) -> None:
-    """Report over the association of the request: there is no other way to this requestor."""
-    pending = next((p for p in archive.catalog.commitments.due(datetime.now(UTC)) if p.pk == pk), None)
-    if pending is None:
-        return
-    judgement = judge(archive, pending.references, settings.commitment_policy)
-    if judgement.undecided:
-        return  # the reporter waits; perhaps the admin adds the peer meanwhile
-    _send_report(association, context, pending, judgement, settings)
-    archive.catalog.commitments.remove(pk)
-
-
 def _send_report(
     association: Association,
     context: Context,
     pending: PendingCommitment,
     judgement: Judgement,
     settings: ScpSettings,
+    message_id: int = 1,
 ) -> None:
-    """Send N-EVENT-REPORT and wait for its response; raise NetworkError if it is not taken."""
+    """Send N-EVENT-REPORT."""
     association.send(
         context,
         {
             AFFECTED_SOP_CLASS_UID: STORAGE_COMMITMENT,
             COMMAND_FIELD: N_EVENT_REPORT_RQ,
-            MESSAGE_ID: 1,
+            MESSAGE_ID: message_id,
             COMMAND_DATA_SET_TYPE: DATA_SET_FOLLOWS,
             AFFECTED_SOP_INSTANCE_UID: WELL_KNOWN_INSTANCE,
             EVENT_TYPE_ID: FAILURES_EXIST if judgement.failed else ALL_COMMITTED,
         },
         [_report(pending, judgement, context.transfer_syntax, settings.ae_title)],
     )
-    _, answer = association.receive()
-    association.skip_data_set()
-    if number(answer, COMMAND_FIELD) != N_EVENT_REPORT_RSP:
-        raise ProtocolError("something else than the response to N-EVENT-REPORT")
-    if number(answer, STATUS, PROCESSING_FAILURE) != SUCCESS:
-        raise RefusedError(f"the report is refused with status {number(answer, STATUS):04X}")
+
+
+def _check_taken(answer: Command, pending: PendingCommitment, judgement: Judgement) -> None:
+    """Raise RefusedError unless the response to a report is success."""
+    status = number(answer, STATUS, PROCESSING_FAILURE)
+    if status != SUCCESS:
+        raise RefusedError(f"the report is refused with status {status:04X}")
     logger.info(
         "commitment reported",
         transaction=pending.transaction_uid,
@@ -208,21 +260,24 @@ class CommitmentReporter:
         self._thread.start()
 
     def stop(self) -> None:
-        """End; what is not reported yet is reported after the next start."""
+        """End; what is not reported yet is reported after the next start. A peer that is silent is not waited for."""
         self._stopping.set()
-        self._thread.join(self.settings.response_timeout)
+        self._thread.join(_GRACE)
 
     def _run(self) -> None:
         while not self._stopping.wait(self.settings.commitment_delay):
+            silent: dict[str, NetworkError] = {}
             try:
                 for pending in self.archive.catalog.commitments.due(datetime.now(UTC)):
                     if self._stopping.is_set():
                         return
-                    self._answer(pending)
+                    self._answer(pending, silent)
             except Exception:
-                logger.exception("storage commitment failed; trying again")
+                if not self._stopping.is_set():
+                    logger.exception("storage commitment failed; trying again")
 
-    def _answer(self, pending: PendingCommitment) -> None:
+    def _answer(self, pending: PendingCommitment, silent: dict[str, NetworkError]) -> None:
+        """Report one request; who is in `silent` has not answered a moment ago and is not called again."""
         now = datetime.now(UTC)
         commitments = self.archive.catalog.commitments
         if now - pending.received_at > timedelta(hours=self.settings.commitment_hours):
@@ -235,11 +290,14 @@ class CommitmentReporter:
             return
         peer = self.settings.known_peers.get(pending.requestor_ae)
         try:
+            if pending.requestor_ae in silent:
+                raise silent[pending.requestor_ae]
             if peer is None:
                 raise RefusedError(f"add {pending.requestor_ae} with host and port to dicom.peers")
             self._report(peer, pending, judgement)
             commitments.remove(pending.pk)
         except NetworkError as error:
+            silent[pending.requestor_ae] = error
             pause = _BACK_OFF[min(pending.attempts, len(_BACK_OFF) - 1)]
             commitments.postpone(pending.pk, now + timedelta(seconds=pause), failed=True)
             logger.warning(
@@ -266,6 +324,11 @@ class CommitmentReporter:
                 raise RefusedError(f"{peer.ae_title} does not take part in storage commitment")
             association = Association(layer, negotiated, peer.host, settings.response_timeout)
             _send_report(association, context, pending, judgement, settings)
+            _, answer = association.receive()
+            association.skip_data_set()
+            if number(answer, COMMAND_FIELD) != N_EVENT_REPORT_RSP:
+                raise ProtocolError("something else than the response to N-EVENT-REPORT")
+            _check_taken(answer, pending, judgement)
             association.release()
         finally:
             layer.close()

@@ -49,6 +49,8 @@ BLOB_FORMAT_1 = "2.25.209432324645544866121907749598707716959"
 """Our private transfer syntax: a blob file of format version 1 stands where the data set would."""
 
 _COMPOSITE_STORAGE = "1.2.840.10008.5.1.4.1.1."
+_RETIRED_ELSEWHERE = frozenset({f"1.2.840.10008.5.1.1.{n}" for n in (27, 29, 30)})
+"""Stored print and hardcopy images: retired storage classes, which DCMTK still proposes."""
 _PREFIX = "1.2.840.10008.1.2"
 _FIRST = (
     f"{_PREFIX}.1",  # Explicit VR Little Endian: numbers as they are, which our codecs compress best
@@ -99,7 +101,7 @@ def is_storage(abstract_syntax: str, accept_private: bool) -> bool:
         return False
     if service is StorageServiceClass:
         return True
-    if abstract_syntax.startswith(_COMPOSITE_STORAGE):
+    if abstract_syntax.startswith(_COMPOSITE_STORAGE) or abstract_syntax in _RETIRED_ELSEWHERE:
         return True  # retired classes: their images are still sent
     known = service.__name__ != "ServiceClass" or abstract_syntax in REGISTERED_UIDS
     return accept_private and not known

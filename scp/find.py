@@ -96,7 +96,7 @@ class FindAnswers:
     ----------
     identifiers : the encoded identifiers of the pending responses, read from the catalog as they are taken;
         to cancel, stop taking
-    ignores_keys : a key has a value that is not matched, because the catalog does not keep the attribute
+    ignores_keys : a key has a value that is not matched (see the function)
     """
 
     identifiers: Iterator[bytes]
@@ -115,16 +115,20 @@ def find_responses(catalog: Finds, request: FindRequest) -> FindAnswers:
     query = find_query(request, identifier)
     encoder = AnswerEncoder(identifier, request.transfer_syntax_uid, request.retrieve_ae_title)
     answers = (encoder.encode(match) for match in catalog.find(query))
-    return FindAnswers(answers, ignores_keys(identifier))
+    return FindAnswers(answers, ignores_keys(identifier, query.level))
 
 
-def ignores_keys(identifier: Identifier) -> bool:
-    """Say whether a key has a value that will not be matched, because the catalog does not keep it.
+def ignores_keys(identifier: Identifier, level: Level) -> bool:
+    """Say whether a key has a value that will not be matched, because the catalog does not keep the attribute or it
+    belongs below the level, as Modality in a search for studies.
 
     Pending responses then have status FF01 instead of FF00 (PS3.4 table C.4-1).
     """
     return any(
-        key.text and key.tag not in BY_TAG and key.tag not in FIXED for key in identifier.keys.values()
+        key.text.strip("*")
+        and key.tag not in FIXED
+        and (key.tag not in BY_TAG or BY_TAG[key.tag].level > level)
+        for key in identifier.keys.values()
     )
 
 
@@ -145,7 +149,9 @@ def find_query(request: FindRequest, identifier: Identifier) -> Query:
         try:
             keys.append(Key.parse(keyword, text, empty_values=request.empty_values))
         except QueryError as error:
-            raise UnreadableIdentifierError(str(error), attribute.tag) from error
+            raise UnreadableIdentifierError(
+                str(error), attribute.tag, loggable=f"{keyword} has a value that makes no sense"
+            ) from error
     returned = tuple(keyword for keyword in texts if keyword in BY_KEYWORD)
     return Query(level, tuple(keys), returned, fuzzy=request.fuzzy, combined_time=request.combined_time)
 
@@ -198,9 +204,13 @@ def _level(identifier: Identifier, levels: tuple[Level, ...]) -> Level:
     for level in levels:
         if level.name == identifier.level:
             return level
+    known = ", ".join(level.name for level in levels)
+    if not identifier.level:
+        raise IdentifierMismatchError(f"no Query/Retrieve Level; there are {known}", QUERY_RETRIEVE_LEVEL)
     raise IdentifierMismatchError(
-        f"level {identifier.level!r} is none of {', '.join(level.name for level in levels)}",
+        f"level {identifier.level!r} is none of {known}",
         QUERY_RETRIEVE_LEVEL,
+        loggable=f"the Query/Retrieve Level is none of {known}",
     )
 
 

@@ -46,13 +46,15 @@ class IdentifierError(Exception):
     ----------
     status : of the final response (PS3.4 tables C.4-1 to C.4-3)
     offending : tags for Offending Element (0000,0901)
+    loggable : the message without what the request says, which may be a patient's name
     """
 
     status = 0xC000
 
-    def __init__(self, message: str, *offending: int) -> None:
+    def __init__(self, message: str, *offending: int, loggable: str = "") -> None:
         super().__init__(message)
         self.offending = offending
+        self.loggable = loggable or message
 
 
 class UnreadableIdentifierError(IdentifierError):

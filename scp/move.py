@@ -68,8 +68,9 @@ def serve_move(
     destination = settings.known_peers.get(text(command, MOVE_DESTINATION))
     if destination is None:
         title = text(command, MOVE_DESTINATION)
+        problem = f"{title} is not in dicom.peers" if title else "no Move Destination is named"
         logger.warning("move destination unknown", advice=f"add {title} with host and port to dicom.peers")
-        retrieval.finish(status=MOVE_DESTINATION_UNKNOWN, problem=f"{title} is not in dicom.peers")
+        retrieval.finish(status=MOVE_DESTINATION_UNKNOWN, problem=problem)
         return
     shares = shares_of(located, destination.associations, blobs=settings.exchange_compressed)
     retrieval.finish(problem=_Move(archive, retrieval, destination, settings, destinations, shares).run())

@@ -49,6 +49,16 @@ REJECT_LOCAL_LIMIT = (2, 3, 2)
 """(result, source, reason) of A-ASSOCIATE-RJ, PS3.8 table 9-21."""
 
 
+_FIXED = 68
+"""Bytes of an A-ASSOCIATE-RQ before its items."""
+
+_TITLES = (
+    ("called", slice(10, 26), REJECT_CALLED_AE),
+    ("calling", slice(26, 42), REJECT_CALLING_AE),
+)
+"""Where the AE titles stand in an A-ASSOCIATE-RQ (PS3.8 table 9-11), and what one that is none is rejected with."""
+
+
 @dataclass(frozen=True)
 class Context:
     """An accepted presentation context."""
@@ -93,18 +103,33 @@ def read_request(layer: UpperLayer, timeout: float) -> A_ASSOCIATE:
     ProtocolError
         If it sends anything else, or something that is not one.
     RefusedError
-        If it speaks another version of the protocol: it has been rejected.
+        If it speaks another version of the protocol, or an AE title is none: it has been rejected.
     """
     kind, content = layer.read_pdu(timeout)
     if kind == upper_layer.ABORT:
         raise AbortedError("aborted by the peer before the association")
     if kind != upper_layer.ASSOCIATE_RQ:
         raise ProtocolError(f"PDU of type {kind:#04x} before A-ASSOCIATE-RQ", ProtocolError.UNEXPECTED_PDU)
+    if len(content) < _FIXED:
+        raise ProtocolError(f"A-ASSOCIATE-RQ of {len(content)} bytes")
+    raw = bytearray(_with_header(kind, content))
+    refusals = []
+    for side, place, why in _TITLES:
+        title = bytes(raw[place]).rstrip(b" \0")  # some senders fill up with NUL
+        if (
+            not (title.isascii() and title.decode("latin-1").isprintable() and title.strip())
+            or b"\\" in title
+        ):
+            refusals.append((why, f"the {side} AE title {title!r} is none: set one on the peer"))
+            title = b"?"
+        raw[place] = title.ljust(16)
     pdu = A_ASSOCIATE_RQ()
     try:
-        pdu.decode(_with_header(kind, content))
+        pdu.decode(bytes(raw))
         primitive: A_ASSOCIATE = pdu.to_primitive()
         contexts = primitive.presentation_context_definition_list
+        if refusals and not primitive.application_context_name:
+            raise ValueError("no application context")
     except Exception as error:  # pynetdicom raises whatever the bytes provoke
         raise ProtocolError(f"A-ASSOCIATE-RQ cannot be decoded: {error!r}") from None
     if len({c.context_id for c in contexts}) != len(contexts):
@@ -112,6 +137,9 @@ def read_request(layer: UpperLayer, timeout: float) -> A_ASSOCIATE:
     if not pdu.protocol_version & PROTOCOL_VERSION:
         reject(layer, REJECT_PROTOCOL_VERSION)
         raise RefusedError(f"protocol version {pdu.protocol_version:#06x} is not ours")
+    for why, problem in refusals:
+        reject(layer, why)
+        raise RefusedError(problem)
     return primitive
 
 
@@ -237,12 +265,12 @@ def connect(peer: Peer, timeout: float, tls_files: TlsFiles | None = None) -> so
         If nobody listens there, or a certificate does not hold.
     """
     try:
+        context = tls.requestor(tls_files, tls_files.authorities if tls_files else None) if peer.tls else None
         connection = socket.create_connection((peer.host, peer.port), timeout)
-        if not peer.tls:
-            return connection
-        context = tls.requestor(tls_files, tls_files.authorities if tls_files else None)
     except OSError as error:
         raise RefusedError(f"{peer.ae_title} at {peer.host} port {peer.port}: {error}") from None
+    if context is None:
+        return connection
     try:
         return tls.wrap(connection, context, timeout, peer.tls_name or peer.host)
     except RefusedError as error:

@@ -1,6 +1,7 @@
 """The ports that the node listens on: bound once, accepted on by as many processes as serve."""
 
 import contextlib
+import errno
 import resource
 import socket
 import ssl
@@ -62,7 +63,7 @@ def bind(settings: ScpSettings) -> list[Port]:
     Raises
     ------
     OSError
-        If a port is taken, or a certificate cannot be read.
+        If a port is taken, or a certificate cannot be read; its text says which.
     """
     family = socket.AF_INET6 if ":" in settings.bind else socket.AF_INET
     wanted = [(settings.port, False)]
@@ -76,7 +77,13 @@ def bind(settings: ScpSettings) -> list[Port]:
             taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
                 taken.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            taken.bind((settings.bind, number))
+            try:
+                taken.bind((settings.bind, number))
+            except OSError as error:
+                hint = ": is a node running already?" if error.errno == errno.EADDRINUSE else ""
+                raise OSError(
+                    f"cannot listen on {settings.bind} port {number}: {error.strerror}{hint}"
+                ) from None
         for port in ports:
             port.tls_context(settings)
     except BaseException:

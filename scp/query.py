@@ -55,7 +55,7 @@ def serve_find(
     with association.layer.held_back():
         status, matches, problem = _answer(archive, association, context, command, request, settings)
     event = logger.info if status in (SUCCESS, CANCEL) else logger.warning
-    event("find", status=f"{status:04X}", matches=matches, problem=problem)
+    event("find", status=f"{status:04X}", matches=matches, **({"problem": problem} if problem else {}))
 
 
 def _answer(
@@ -105,5 +105,6 @@ def explain(response: Command, error: IdentifierError) -> None:
     response[ERROR_COMMENT] = str(error)[:COMMENT_LENGTH]
     if error.offending:
         response[OFFENDING_ELEMENT] = b"".join(_TAG.pack(tag >> 16, tag & 0xFFFF) for tag in error.offending)
-    logger.warning("identifier refused", offending=[f"{tag:08X}" for tag in error.offending])
-    logger.debug("identifier refused", problem=str(error))  # may quote a patient's name or id
+    logger.warning(
+        "identifier refused", problem=error.loggable, offending=[f"{tag:08X}" for tag in error.offending]
+    )

@@ -164,6 +164,7 @@ def serve_get(
         if candidate.we_are_scu:
             by_class[candidate.abstract_syntax].append(candidate)
     message_id = retrieval.message_id
+    patience, association.idle_timeout = association.idle_timeout, settings.response_timeout
     if context.abstract_syntax == WITHOUT_BULK_DATA:
         given = _without_bulk_data(archive, located, by_class)
     else:
@@ -186,6 +187,7 @@ def serve_get(
             retrieval.look_for_cancel()
         if retrieval.cancelled:
             break
+    association.idle_timeout = patience
     retrieval.finish()
 
 

@@ -1,13 +1,13 @@
 """The DICOM listener: one thread per association, blocked in its own socket while there is nothing to do."""
 
 import errno
-import socket
 import ssl
 import threading
 import time
 from collections.abc import Callable, Sequence
 
 import structlog
+from pydicom.uid import UID_dictionary as REGISTERED_UIDS
 from pynetdicom.presentation import PresentationContext
 
 from dcmpress.scp import negotiation, tls
@@ -27,7 +27,7 @@ from dcmpress.scp.commands import (
     number,
     response_to,
 )
-from dcmpress.scp.commitment import serve_action
+from dcmpress.scp.commitment import ReportsHere, serve_action
 from dcmpress.scp.compressed import serve_blob
 from dcmpress.scp.connections import Connection, Connections
 from dcmpress.scp.contexts import BLOB_STORAGE, supported_context
@@ -42,22 +42,22 @@ from dcmpress.scp.errors import (
 )
 from dcmpress.scp.log import logger
 from dcmpress.scp.move import serve_move
-from dcmpress.scp.negotiation import Context, Negotiated
+from dcmpress.scp.negotiation import Context, Negotiated, RefusedContext
 from dcmpress.scp.ports import Port, bind, raise_file_limit
 from dcmpress.scp.query import serve_find
 from dcmpress.scp.retrieve import serve_get
-from dcmpress.scp.settings import ScpSettings
+from dcmpress.scp.settings import AllowedCaller, ScpSettings
 from dcmpress.scp.status import UNRECOGNISED_OPERATION
 from dcmpress.scp.store import serve_store
 from dcmpress.scp.upper_layer import UpperLayer
 from dcmpress.storage.archive import Archive
 
 _SHUTDOWN_REASON = 0
+_ABSTRACT_SYNTAX_NOT_SUPPORTED = 3
+"""Result of a presentation context (PS3.8 table 9-18)."""
 
 _NOT_ACCEPTED = {
     1: "roles do not fit: the requestor wants to be SCP of a service that only we offer",
-    3: "abstract syntax not supported: if this is a private storage class, set "
-    "dicom.accept_private_sop_classes: true",
     4: "no transfer syntax in common",
 }
 
@@ -80,6 +80,8 @@ class DicomServer:
         self._connections = Connections(census or Census.create(1))
         self._stopping = threading.Event()
         self._ports: list[Port] = []
+        self._tls: ssl.SSLContext | None = None
+        """Of the TLS port, for handshakes to come."""
         self._threads: list[threading.Thread] = []
         self._destinations = Destinations()
 
@@ -96,18 +98,24 @@ class DicomServer:
         for port in self._ports:
             if ports is None:
                 port.listen()
-            context = port.tls_context(self.settings)
+            self._tls = port.tls_context(self.settings) or self._tls
             self._threads.append(
-                threading.Thread(
-                    target=self._accept, args=(port.socket, context), name=port.name, daemon=True
-                )
+                threading.Thread(target=self._accept, args=(port,), name=port.name, daemon=True)
             )
         for thread in self._threads:
             thread.start()
         return self._ports[0].number
 
     def reconfigure(self, settings: ScpSettings) -> None:
-        """Use other settings for associations to come; the address that is listened on stays."""
+        """Use other settings for associations to come; the address that is listened on stays.
+
+        The files of the TLS port are read again: a certificate that was renewed needs no restart.
+        """
+        for port in self._ports:
+            try:
+                self._tls = port.tls_context(settings) or self._tls
+            except OSError as error:
+                logger.error("certificate not reloaded", problem=str(error))
         self.settings = settings
 
     def stop(self) -> None:
@@ -130,10 +138,10 @@ class DicomServer:
 
     # One thread per listener
 
-    def _accept(self, listener: socket.socket, context: ssl.SSLContext | None) -> None:
+    def _accept(self, port: Port) -> None:
         while not self._stopping.is_set():
             try:
-                accepted, address = listener.accept()
+                accepted, address = port.socket.accept()
             except OSError as error:
                 if self._stopping.is_set() or error.errno == errno.EINVAL:
                     return  # EINVAL: another process has shut the common socket down, as the node stops
@@ -143,7 +151,7 @@ class DicomServer:
             connection = self._connections.open(accepted)
             thread = threading.Thread(
                 target=self._serve_connection,
-                args=(connection, context, str(address[0])),
+                args=(connection, self._tls if port.is_tls else None, str(address[0])),
                 name=f"association-{connection.serial}",
                 daemon=True,
             )
@@ -236,7 +244,7 @@ class DicomServer:
         if settings.allow and not any(caller.matches(calling, host) for caller in settings.allow):
             return (
                 negotiation.REJECT_CALLING_AE,
-                f"to accept it, add to dicom.allow: {{ae_title: {calling}, networks: [{host}/32]}}",
+                f"to accept it, add to dicom.allow: {AllowedCaller.entry(calling, host)}",
             )
         if settings.require_called_ae and called != settings.ae_title:
             return (
@@ -258,13 +266,14 @@ class DicomServer:
 
     def _serve(self, association: Association) -> None:
         """Serve messages until the association ends."""
+        reports = ReportsHere(self.archive, association, self.settings)
         services: dict[int, Callable[[Context, Command], None]] = {
             C_STORE_RQ: lambda context, command: (
                 serve_blob if context.abstract_syntax == BLOB_STORAGE else serve_store
             )(self.archive, association, context, command),
             C_ECHO_RQ: lambda context, command: serve_echo(association, context, command),
             N_ACTION_RQ: lambda context, command: serve_action(
-                self.archive, association, context, command, self.settings
+                self.archive, association, context, command, self.settings, reports
             ),
             C_FIND_RQ: lambda context, command: serve_find(
                 self.archive, association, context, command, self.settings
@@ -285,13 +294,15 @@ class DicomServer:
                     services[field](context, command)
                 elif field == C_CANCEL_RQ:
                     pass  # came after the last response of what it cancels
-                elif field & RESPONSE:  # we wait for none; answering it could go back and forth for ever
+                elif field & RESPONSE:  # to nothing else; answering it could go back and forth for ever
                     association.skip_data_set()
-                    logger.warning("response to no request of ours", response=describe(command))
+                    if not reports.answered(command):
+                        logger.warning("response to no request of ours", response=describe(command))
                 else:
                     association.skip_data_set()
                     logger.warning("request not supported", request=describe(command))
                     association.send(context, response_to(command, UNRECOGNISED_OPERATION))
+                reports.send_next()
         except ReleasedError:
             association.layer.send_release_response()
             logger.info("association released")
@@ -318,5 +329,15 @@ def _log_negotiated(negotiated: Negotiated) -> None:
             "presentation context refused",
             abstract_syntax=refused.abstract_syntax,
             transfer_syntaxes=list(refused.transfer_syntaxes),
-            advice=_NOT_ACCEPTED.get(refused.result, f"result {refused.result}"),
+            advice=_advice(refused),
         )
+
+
+def _advice(refused: RefusedContext) -> str:
+    """Say why a presentation context is refused, and what can be done."""
+    if refused.result != _ABSTRACT_SYNTAX_NOT_SUPPORTED:
+        return _NOT_ACCEPTED.get(refused.result, f"result {refused.result}")
+    registered = REGISTERED_UIDS.get(refused.abstract_syntax)
+    if registered is not None:
+        return f"this node does not offer {registered[0]}"
+    return "abstract syntax not supported: if it is a private storage class, set dicom.accept_private_sop_classes: true"

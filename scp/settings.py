@@ -1,7 +1,8 @@
 """What the DICOM side of the node needs to know from the configuration."""
 
+import json
 from dataclasses import dataclass, field
-from ipaddress import IPv4Network, IPv6Network, ip_address
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Literal
 
 from dcmpress.scp.tls import TlsFiles
@@ -23,6 +24,11 @@ class Peer:
     """In which it wants instances, the best first (`storage.targets`); none: `ScpSettings`'s."""
 
 
+def _address(host: str) -> str:
+    """Return a peer's address without the zone that IPv6 may add."""
+    return host.partition("%")[0]
+
+
 @dataclass(frozen=True)
 class AllowedCaller:
     """Who may open an association: an AE title ("*": any) from certain networks (none: from anywhere)."""
@@ -30,11 +36,16 @@ class AllowedCaller:
     ae_title: str
     networks: tuple[IPv4Network | IPv6Network, ...] = ()
 
+    @staticmethod
+    def entry(ae_title: str, host: str) -> str:
+        """Return what `dicom.allow` needs to let in this caller and nobody else."""
+        return f"{{ae_title: {json.dumps(ae_title)}, networks: [{ip_network(_address(host))}]}}"
+
     def matches(self, ae_title: str, host: str) -> bool:
         """Tell whether a caller is this one."""
         if self.ae_title not in ("*", ae_title):
             return False
-        address = ip_address(host.split("%")[0])
+        address = ip_address(_address(host))
         mapped = getattr(address, "ipv4_mapped", None)
         return not self.networks or any((mapped or address) in network for network in self.networks)
 

@@ -31,7 +31,7 @@ def acceptor(files: TlsFiles, *, require_certificate: bool) -> ssl.SSLContext:
     Raises
     ------
     OSError
-        If a file cannot be read, or holds no certificate or key.
+        If a file cannot be read, or holds no certificate or key; its text names the file.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     _harden(context, files)
@@ -54,7 +54,7 @@ def requestor(files: TlsFiles | None, authorities: Path | None) -> ssl.SSLContex
     else:
         context.minimum_version = ssl.TLSVersion.TLSv1_2
     if authorities is not None:
-        context.load_verify_locations(authorities)
+        _load_authorities(context, authorities)
     return context
 
 
@@ -62,9 +62,38 @@ def _harden(context: ssl.SSLContext, files: TlsFiles) -> None:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers(_CIPHERS)
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
-    context.load_cert_chain(files.certificate, files.key)
+    _readable(files.certificate)
+    _readable(files.key)
+    try:
+        # Nobody is there to type a pass phrase: an empty one does not open the key.
+        context.load_cert_chain(files.certificate, files.key, password=lambda: "")
+    except (OSError, ValueError) as error:
+        raise OSError(
+            f"{files.certificate} and {files.key}: no certificate with its key, in PEM and without a pass phrase"
+            f" ({_reason(error)})"
+        ) from None
     if files.authorities is not None:
-        context.load_verify_locations(files.authorities)
+        _load_authorities(context, files.authorities)
+
+
+def _load_authorities(context: ssl.SSLContext, authorities: Path) -> None:
+    _readable(authorities)
+    try:
+        context.load_verify_locations(authorities)
+    except OSError as error:
+        raise OSError(f"{authorities}: no certificates in PEM ({_reason(error)})") from None
+
+
+def _readable(path: Path) -> None:
+    """Raise an OSError that names the file; OpenSSL's do not."""
+    try:
+        path.read_bytes()
+    except OSError as error:
+        raise OSError(f"{path}: {error.strerror}") from None
+
+
+def _reason(error: Exception) -> str:
+    return str(getattr(error, "reason", None) or error)
 
 
 def wrap(

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator, Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -31,12 +31,12 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError
 
 from dcmpress.codecs.registry import codec_names, get_codec
+from dcmpress.config_problems import ENVIRONMENT_PREFIX, explain, useless_variables, variables_not_json
 from dcmpress.storage import targets
 from dcmpress.storage.compress import KEEPS_AS_RECEIVED
 from dcmpress.storage.pipeline import RULE_ATTRIBUTES
 
 DEFAULT_FILE = Path("config.yaml")
-ENVIRONMENT_PREFIX = "DCMPRESS_"
 
 RELOADABLE = (
     "dicom.peers",
@@ -72,9 +72,16 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-AETitle = Annotated[
-    str, Field(min_length=1, max_length=16, pattern=r"^[^\\\x00-\x1f\x7f]*[^\\\x00-\x20\x7f]$")
-]
+def _ae_title(title: Any) -> Any:
+    if not isinstance(title, str):
+        return title
+    title = title.strip(" ")  # not significant at either end (PS3.5 table 6.2-1)
+    if not (1 <= len(title) <= 16 and title.isascii() and title.isprintable() and "\\" not in title):
+        raise ValueError("1 to 16 ASCII characters, no backslash, are wanted")
+    return title
+
+
+AETitle = Annotated[str, BeforeValidator(_ae_title)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(gt=0)]
 
@@ -124,7 +131,7 @@ class PeerConfig(_Section):
 class AllowConfig(_Section):
     """A caller that may open an association."""
 
-    ae_title: Annotated[str, Field(min_length=1, max_length=16)] = "*"
+    ae_title: AETitle = "*"
     networks: tuple[Annotated[IPv4Network | IPv6Network, PlainValidator(ip_network)], ...] = ()
 
 
@@ -168,6 +175,25 @@ class DicomConfig(_Section):
                 f"bind: {self.bind} is open to the network: list who may call under dicom.allow, "
                 "or set dicom.accept_any_caller: true"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _ports_differ(self) -> "DicomConfig":
+        if self.tls.port == self.port:
+            raise ValueError(f"tls.port: {self.port} is the plain port already")
+        return self
+
+    @model_validator(mode="after")
+    def _peers_are_told_apart(self) -> "DicomConfig":
+        names: dict[str, str] = {}
+        for name, peer in self.peers.items():
+            other = names.setdefault(peer.ae_title, name)
+            if other != name:
+                raise ValueError(f"peers: {other} and {name} have the same ae_title {peer.ae_title}")
+            if peer.tls and self.tls.authorities is None:
+                raise ValueError(
+                    f"peers: {name} is called by TLS: name who vouches for it in dicom.tls.authorities"
+                )
         return self
 
 
@@ -379,6 +405,8 @@ def load(path: Path | None = None) -> Config:
     """
     if path is None and DEFAULT_FILE.exists():
         path = DEFAULT_FILE
+    if problems := list(useless_variables(Config)):
+        raise ConfigError("\n".join(problems))
     tree = _read_yaml(path) if path is not None else CommentedMap()
     values = _plain(tree)
     if path is not None:
@@ -386,9 +414,11 @@ def load(path: Path | None = None) -> Config:
     try:
         return Config(**values)
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(problem, tree, path) for problem in error.errors())) from None
-    except SettingsError as error:
-        raise ConfigError(f"environment: {error}: maps and lists are written as JSON") from None
+        raise ConfigError(
+            "\n".join(explain(problem, tree, path, Config) for problem in error.errors())
+        ) from None
+    except SettingsError:
+        raise ConfigError("\n".join(variables_not_json(Config))) from None
 
 
 def changed_keys(old: Config, new: Config) -> tuple[list[str], list[str]]:
@@ -397,6 +427,32 @@ def changed_keys(old: Config, new: Config) -> tuple[list[str], list[str]]:
     changed = sorted(key for key in {*before, *after} if before.get(key) != after.get(key))
     now = [key for key in changed if any(key == r or key.startswith(r + ".") for r in RELOADABLE)]
     return now, [key for key in changed if key not in now]
+
+
+def taken_over(old: Config, new: Config) -> Config:
+    """Return what a running node that was started with `old` makes of `new`: only what can change does.
+
+    Raises
+    ------
+    ConfigError
+        If that does not go together, as an address that stays open to the network and nobody to allow.
+    """
+    kept = {section: getattr(old, section) for section in Config.model_fields}
+    for section in kept:
+        taken = {
+            key.split(".")[1]: getattr(getattr(new, section), key.split(".")[1])
+            for key in changed_keys(old, new)[0]
+            if key.startswith(section + ".")
+        }
+        kept[section] = kept[section].model_copy(update=taken)
+        try:
+            type(kept[section]).model_validate(kept[section].model_dump())
+        except ValidationError as error:
+            problems = (problem["msg"].removeprefix("Value error, ") for problem in error.errors())
+            raise ConfigError(
+                f"what can change does not go with what stays until a restart: {'; '.join(problems)}"
+            ) from None
+    return old.model_copy(update=kept)
 
 
 def _leaves(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -465,63 +521,3 @@ def _anchor_paths(values: dict[str, Any], folder: Path) -> None:
     catalog_url = storage.get("catalog_url", "")
     if isinstance(catalog_url, str) and catalog_url.startswith("sqlite:///"):
         storage["catalog_url"] = f"sqlite:///{folder / catalog_url.removeprefix('sqlite:///')}"
-
-
-def _explain(problem: Any, tree: CommentedMap, path: Path | None) -> str:
-    """Say in one line what is wrong and where."""
-    location = [
-        part for part in problem["loc"] if not (isinstance(part, str) and part.startswith("function-"))
-    ]
-    key = ".".join(str(part) for part in location)
-    where = _where(location, tree, path)
-    if problem["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(location[-1]), _valid_keys(location[:-1]), 1, 0.5)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        return f"{where}: unknown key {key}{hint}"
-    message = problem["msg"].removeprefix("Value error, ")
-    given = problem["input"]
-    shown = (
-        "" if isinstance(given, Mapping | BaseModel) or problem["type"] == "missing" else f" (not {given!r})"
-    )
-    return f"{where}: {key}: {message}{shown}"
-
-
-def _where(location: list[Any], tree: CommentedMap, path: Path | None) -> str:
-    variable = ENVIRONMENT_PREFIX + "__".join(str(part) for part in location).upper()
-    set_variables = [
-        name for name in os.environ if name.upper() == variable or variable.startswith(name + "__")
-    ]
-    if set_variables:
-        return f"environment variable {set_variables[0]}"
-    node: Any = tree
-    line = None
-    for part in location:
-        try:
-            marks = node.lc.data[part]
-            line = marks[0] + 1
-            node = node[part]
-        except (AttributeError, KeyError, IndexError, TypeError):
-            break
-    if path is None:
-        return "configuration"
-    return f"{path}, line {line}" if line else str(path)
-
-
-def _valid_keys(location: list[Any]) -> list[str]:
-    """Return the keys that are valid at a place in the configuration."""
-    model: Any = Config
-    for part in location:
-        if isinstance(part, int):
-            continue
-        fields = getattr(model, "model_fields", {})
-        model = _model_in(fields[part].annotation) if part in fields else model
-        if model is None:
-            return []
-    return list(getattr(model, "model_fields", {}))
-
-
-def _model_in(annotation: Any) -> Any:
-    """Return the model inside an annotation like `tuple[Model, ...]` or `Mapping[str, Model]`."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next((found for arg in get_args(annotation) if (found := _model_in(arg)) is not None), None)

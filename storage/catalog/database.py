@@ -45,9 +45,12 @@ class Database:
     def __init__(self, url: str) -> None:
         try:
             self.url = make_url(url)
-            self.url.get_dialect()
+            self.url.get_dialect().import_dbapi()
         except (ArgumentError, ImportError) as error:  # the URL itself may hold a password
-            raise CatalogError(f"the catalog's URL names no database that can be used: {error}") from None
+            raise CatalogError(
+                f"the catalog's URL names no database that can be used: {error}; there are SQLite, and PostgreSQL "
+                "by postgresql+psycopg://... (pip install 'dcmpress[postgresql]')"
+            ) from None
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self._write_lock = threading.Lock()
         self._writers: dict[bool, Connection] = {}
@@ -57,7 +60,11 @@ class Database:
             self._durable_engine = _sqlite_engine(url, "FULL")
         else:
             self.engine = create_engine(
-                url, pool_pre_ping=True, pool_size=CONNECTIONS, max_overflow=CONNECTIONS
+                url,
+                pool_pre_ping=True,
+                pool_size=CONNECTIONS,
+                max_overflow=CONNECTIONS,
+                hide_parameters=True,  # in the texts of errors: they name patients
             )
             self._durable_engine = self.engine
         self.dialect: Dialect = self.engine.dialect
@@ -231,6 +238,7 @@ def _sqlite_engine(url: str, synchronous: str) -> Engine:
         isolation_level="AUTOCOMMIT",
         pool_size=CONNECTIONS,
         max_overflow=CONNECTIONS,
+        hide_parameters=True,
         connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False},
     )
 

@@ -1,6 +1,7 @@
 """The commands, used as an admin uses them, on real files."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from dcmpress.config import load
 from dcmpress.storage.catalog.catalog import Catalog
 from tests.corpus_files import GOLDEN, data_set, part10_files, series_files
 from tests.nodes import Node, dcmtk, send_unchanged
@@ -53,6 +55,7 @@ def test_help_explains_every_command() -> None:
         "serve",
         "stats",
         "import",
+        "find",
         "export",
         "extract",
         "verify",
@@ -83,6 +86,39 @@ def test_stats_shows_a_table(offline: Node) -> None:
     shown = offline.command("stats").stdout
     for word in ("instances", "raw", "stored", "ratio", "MR", "CT", "interframe"):
         assert word in shown
+
+
+def test_find_lists_what_export_takes(offline: Node, tmp_path: Path) -> None:
+    studies = [json.loads(line) for line in offline.command("find", "--json").stdout.splitlines()]
+    assert {study["ModalitiesInStudy"] for study in studies} == {"CT", "MR"}
+    assert sum(int(study["NumberOfStudyRelatedInstances"]) for study in studies) == len(imported_files())
+    (ct,) = (study for study in studies if study["ModalitiesInStudy"] == "CT")
+    header, line = offline.command("find", "ModalitiesInStudy=CT", "StudyDate=19000101-").stdout.splitlines()
+    assert header.split()[:2] == ["StudyInstanceUID", "StudyDate"]
+    assert line.split()[0] == ct["StudyInstanceUID"]
+    series = offline.command("find", "Modality=C*", "--level", "series", "--json").stdout.splitlines()
+    assert len(series) == 1
+    images = offline.command("find", "Modality=CT", "--level", "image", "--json").stdout.splitlines()
+    assert len(images) == int(ct["NumberOfStudyRelatedInstances"])
+    offline.command("export", line.split()[0], tmp_path / "out")
+    assert len(list((tmp_path / "out").rglob("*.dcm"))) == len(images)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "what"),
+    [
+        (["PatientNme=X"], 2, "did you mean PatientName?"),
+        (["PatientName"], 2, "write KEYWORD=VALUE"),
+        (["Modality=CT"], 2, "--level series"),
+        (["StudyDate=noon"], 2, "no DA value or range"),
+        (["PatientName=Nobody^*"], 1, ""),
+    ],
+)
+def test_find_says_what_is_wrong(arguments: list[str], code: int, what: str, offline: Node) -> None:
+    done = offline.command("find", *arguments, check=False)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert what in done.stderr
+    assert len(done.stderr.splitlines()) == (1 if what else 0)
 
 
 def test_import_of_something_else_is_passed_over(tmp_path: Path) -> None:
@@ -326,6 +362,27 @@ def test_a_wrong_configuration_ends_with_2_and_one_line(tmp_path: Path) -> None:
     done = run("serve", "--config", path)
     assert done.returncode == 2
     assert done.stderr == f"dcmpress: {path}, line 2: unknown key dicom.prot; did you mean port?\n"
+
+
+def test_config_show_prints_a_configuration_that_means_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DCMPRESS_DICOM__ALLOW", '[{"ae_title": "1", "networks": ["192.0.2.0/24"]}]')
+    monkeypatch.setenv("DCMPRESS_DICOM__TRANSFER_SYNTAXES", '["htj2k", "stored"]')
+    monkeypatch.setenv("DCMPRESS_COMPRESSION__RULES", '[{"codec": "zstd", "match": {"Modality": "CT"}}]')
+    monkeypatch.setenv("DCMPRESS_STORAGE__CATALOG_URL", "postgresql+psycopg://joe:secret@h/d")
+    expected = load()
+    done = run("config", "show")
+    assert "secret" not in done.stdout
+    for name in [name for name in os.environ if name.startswith("DCMPRESS_") and "__" in name]:
+        monkeypatch.delenv(name)
+    path = tmp_path / "shown.yaml"
+    path.write_text(done.stdout.replace("***", "secret"))
+    shown = load(path)
+    assert shown.catalog_url == expected.catalog_url
+    storage = {"root": shown.storage.root}
+    assert shown == expected.model_copy(update={"storage": expected.storage.model_copy(update=storage)})
 
 
 def test_echo(node: Node) -> None:

@@ -6,7 +6,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from dcmpress.cli.wiring import pipeline_settings
-from dcmpress.config import Config, ConfigError, changed_keys, load
+from dcmpress.config import Config, ConfigError, changed_keys, load, taken_over
 from tests.corpus_files import PROJECT
 
 
@@ -186,6 +186,16 @@ def test_changed_keys_are_told_apart_by_what_a_running_node_can_take_over(tmp_pa
     assert later == ["dicom.port"]
 
 
+def test_a_reload_never_opens_the_node_to_everybody(tmp_path: Path) -> None:
+    old = load(written(tmp_path, "dicom: {bind: 0.0.0.0, allow: [{ae_title: CT1}]}\n"))
+    new = load(written(tmp_path, "dicom: {bind: 127.0.0.1, max_associations: 5}\n"))
+    with pytest.raises(ConfigError, match=r"stays until a restart: bind: 0\.0\.0\.0 is open"):
+        taken_over(old, new)
+    closed = load(written(tmp_path, "dicom: {bind: 127.0.0.1, allow: [{ae_title: MR1}]}\n"))
+    taken = taken_over(old, closed)
+    assert (taken.dicom.bind, taken.dicom.allow[0].ae_title) == ("0.0.0.0", "MR1")
+
+
 def test_transfer_syntaxes_are_known_by_name_and_uid(tmp_path: Path) -> None:
     text = "dicom:\n  transfer_syntaxes: [stored, htj2k, 1.2.840.10008.1.2.5]\n"
     prefix = "1.2.840.10008.1.2."
@@ -193,3 +203,71 @@ def test_transfer_syntaxes_are_known_by_name_and_uid(tmp_path: Path) -> None:
     path = written(tmp_path, "dicom:\n  transfer_syntaxes:\n    - jpegls\n")
     assert problem(path).startswith(f"{path}, line 3: dicom.transfer_syntaxes.0: no transfer syntax 'jpegls'")
     assert "did you mean jpeg-ls?" in problem(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "what"),
+    [
+        ("dicom: hello\n", 1, "dicom: a map is wanted (not 'hello')"),
+        ("dicom:\n  peers: [1]\n", 2, "dicom.peers: a map is wanted (not [1])"),
+        ("dicom:\n  allow:\n    - CT1\n", 3, "dicom.allow.0: a map is wanted (not 'CT1')"),
+        ("dicom:\n  allow: CT1\n", 2, "dicom.allow: a list is wanted (not 'CT1')"),
+        ("dicom:\n  ae_title: 123\n", 2, "dicom.ae_title: text is wanted; put a number in quotes (not 123)"),
+        ("dicom:\n  peers:\n    a: {ae_title: A, host: h}\n", 3, "dicom.peers.a.port: is missing"),
+        (
+            "dicom:\n  ae_title: Größe\n",
+            2,
+            "dicom.ae_title: 1 to 16 ASCII characters, no backslash, are wanted (not 'Größe')",
+        ),
+    ],
+)
+def test_a_wrong_kind_of_value_is_explained_in_plain_words(
+    text: str, line: int, what: str, tmp_path: Path
+) -> None:
+    path = written(tmp_path, text)
+    assert problem(path) == f"{path}, line {line}: {what}"
+
+
+def test_two_peers_of_one_title_are_a_mistake(tmp_path: Path) -> None:
+    peers = (
+        "dicom:\n  peers:\n    a: {ae_title: WS, host: h, port: 1}\n    b: {ae_title: WS, host: g, port: 2}\n"
+    )
+    assert problem(written(tmp_path, peers)).endswith("peers: a and b have the same ae_title WS")
+
+
+def test_a_peer_by_tls_needs_somebody_who_vouches_for_it(tmp_path: Path) -> None:
+    path = written(tmp_path, "dicom:\n  peers:\n    a: {ae_title: WS, host: h, port: 1, tls: true}\n")
+    assert "dicom.tls.authorities" in problem(path)
+
+
+def test_the_tls_port_is_another_one(tmp_path: Path) -> None:
+    tls = "dicom:\n  port: 4\n  tls: {port: 4, certificate: c, key: k, require_client_certificate: false}\n"
+    assert problem(written(tmp_path, tls)).endswith("tls.port: 4 is the plain port already")
+
+
+@pytest.mark.parametrize(
+    ("variable", "what"),
+    [
+        ("DCMPRESS_DICM__PORT", "unknown section dicm; did you mean dicom?"),
+        (
+            "DCMPRESS_DICOM_PORT",
+            "two underscores are wanted after the section, as in DCMPRESS_DICOM__PORT",
+        ),
+    ],
+)
+def test_a_variable_that_would_change_nothing_is_named(
+    variable: str, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, "104")
+    with pytest.raises(ConfigError) as caught:
+        load()
+    assert str(caught.value) == f"environment variable {variable}: {what}"
+
+
+def test_the_variable_that_is_not_json_is_named_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DCMPRESS_DICOM__ALLOW", "CT1")
+    monkeypatch.setenv("DCMPRESS_DICOM__AE_TITLE", "CT1")
+    with pytest.raises(ConfigError) as caught:
+        load()
+    (line,) = str(caught.value).splitlines()
+    assert line.startswith("environment variable DCMPRESS_DICOM__ALLOW: maps and lists are written as JSON: ")

@@ -143,16 +143,28 @@ def test_a_value_that_makes_no_sense(catalog: Catalog) -> None:
     with pytest.raises(UnreadableIdentifierError) as raised:
         find_responses(catalog, FindRequest(STUDY_ROOT_FIND, sent, IMPLICIT, "DCMPRESS"))
     assert (raised.value.status, raised.value.offending) == (0xC000, (0x00080030,))
+    assert "noon" in str(raised.value)
+    assert raised.value.loggable == "StudyTime has a value that makes no sense"
 
 
 def test_keys_that_are_not_supported_do_not_match_and_come_back_empty(catalog: Catalog) -> None:
     found = find(catalog, STUDY_ROOT_FIND, "STUDY", PregnancyStatus=4, Modality="XA", StudyInstanceUID="")
     assert len(found) == 2
     assert all(study["PregnancyStatus"].is_empty and study["Modality"].is_empty for study in found)
-    assert ignores_keys(decode_identifier(identifier("STUDY", PregnancyStatus=4), IMPLICIT))
-    assert not ignores_keys(
-        decode_identifier(identifier("STUDY", PatientID="4", RetrieveAETitle="X"), IMPLICIT)
-    )
+
+
+@pytest.mark.parametrize(
+    ("keys", "ignores"),
+    [
+        ({"PregnancyStatus": 4}, True),
+        ({"Modality": "CT"}, True),
+        ({"Modality": "*"}, False),
+        ({"ModalitiesInStudy": "CT"}, False),
+        ({"PatientID": "4", "RetrieveAETitle": "X"}, False),
+    ],
+)
+def test_the_status_says_whether_a_key_is_ignored(keys: dict[str, Any], ignores: bool) -> None:
+    assert ignores_keys(decode_identifier(identifier("STUDY", **keys), IMPLICIT), Level.STUDY) == ignores
 
 
 def test_a_peer_may_be_known_to_write_an_unnamed_character_set(catalog: Catalog) -> None:

@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from dcmpress.cli.wiring import scp_settings
+from dcmpress.config import load
+from dcmpress.scp.settings import AllowedCaller
 from tests.nodes import Node
 from tests.scp.instances import encoded, image
 from tests.scp.wire import (
@@ -35,6 +38,7 @@ JPEG, JPEG_LOSSLESS, JPEG_LS, J2K, HTJ2K, JPEG_XL, MPEG4, HEVC = (
 )
 PRIVATE = "1.3.46.670589.5.0.3"
 RETIRED = "1.2.840.10008.5.1.4.1.1.6"
+HARDCOPY = "1.2.840.10008.5.1.1.29"
 WORKLIST_FIND, STORAGE_COMMITMENT = "1.2.840.10008.5.1.4.31", "1.2.840.10008.1.20.1"
 ROLE, EXTENDED, IDENTITY, IDENTITY_REPLY = 0x54, 0x56, 0x58, 0x59
 ACCEPTED, ABSTRACT_UNKNOWN, TRANSFER_UNKNOWN = 0, 3, 4
@@ -98,14 +102,15 @@ def test_128_contexts(node: Node) -> None:
 
 def test_private_and_retired_classes_are_stored(node: Node) -> None:
     with Wire(node.port) as wire:
-        assert wire.associate([(PRIVATE, [EXPLICIT]), (RETIRED, [EXPLICIT])]) == {
-            1: (ACCEPTED, EXPLICIT),
-            3: (ACCEPTED, EXPLICIT),
-        }
+        classes = (PRIVATE, RETIRED, HARDCOPY)
+        contexts = wire.associate([(sop_class, [EXPLICIT]) for sop_class in classes])
+        assert contexts == {1 + 2 * k: (ACCEPTED, EXPLICIT) for k in range(3)}
         uid, data_set = image(sop_class=PRIVATE)
         assert wire.store(1, PRIVATE, uid, encoded(data_set)) == 0
         uid, data_set = image(sop_class=RETIRED)
         assert wire.store(3, RETIRED, uid, encoded(data_set)) == 0
+        uid, data_set = image(sop_class=HARDCOPY)
+        assert wire.store(5, HARDCOPY, uid, encoded(data_set)) == 0
         wire.release()
 
 
@@ -125,6 +130,7 @@ def test_what_is_refused_is_logged_with_advice(node: Node) -> None:
     refused = node.events("presentation context refused")[before:]
     assert [event["abstract_syntax"] for event in refused] == [WORKLIST_FIND, CT, ""]
     assert all(event["advice"] for event in refused)
+    assert "Modality Worklist Information Model - FIND" in refused[0]["advice"]
     assert refused[1]["transfer_syntaxes"] == ["1.2.3.4"]
     assert all(event["calling_ae"] == "WIRE" for event in refused)
 
@@ -273,7 +279,7 @@ def test_the_allow_list(tmp_path: Path) -> None:
         assert rejection(node.port, calling="ct1") == (1, 1, 3)
         assert rejection(node.port, calling="CT1", called="OTHER") == (1, 1, 7)
         advice = [event["advice"] for event in node.events("association rejected")]
-        assert "dicom.allow: {ae_title: CT2, networks: [127.0.0.1/32]}" in advice[0]
+        assert 'dicom.allow: {ae_title: "CT2", networks: [127.0.0.1/32]}' in advice[0]
         assert "DCMPRESS" in advice[2]
 
         # SIGHUP changes who may come in, and drops nobody who is in.
@@ -295,6 +301,25 @@ def test_the_allow_list(tmp_path: Path) -> None:
             assert wire.status() == 0
 
 
+@pytest.mark.parametrize(
+    ("titles", "answer"),
+    [
+        ({"calling": "CT1\0\0\0"}, None),
+        ({"called": "DCMPRESS\0"}, None),
+        ({"calling": " "}, (1, 1, 3)),
+        ({"called": " "}, (1, 1, 7)),
+        ({"calling": "A\x1bB"}, (1, 1, 3)),
+        ({"calling": "A\\B"}, (1, 1, 3)),
+    ],
+)
+def test_what_is_no_ae_title_is_rejected_as_such(
+    titles: dict[str, str], answer: tuple[int, int, int] | None, node: Node
+) -> None:
+    assert rejection(node.port, **titles) == answer
+    if answer is not None:
+        assert "AE title" in node.events("association rejected")[-1]["problem"]
+
+
 def test_too_many_associations_are_rejected_as_a_local_limit(tmp_path: Path) -> None:
     with Node(tmp_path / "node", dicom={"max_associations": 3}) as node:
         wires = [Wire(node.port) for _ in range(3)]
@@ -306,6 +331,16 @@ def test_too_many_associations_are_rejected_as_a_local_limit(tmp_path: Path) -> 
         assert wait_for(lambda: rejection(node.port) is None)
         for wire in wires:
             wire.socket.close()
+
+
+@pytest.mark.parametrize("host", ["192.0.2.7", "2001:db8::7", "fe80::7%eth0"])
+def test_the_advice_lets_in_the_caller_and_nobody_else(host: str, tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(f"dicom:\n  allow:\n    - {AllowedCaller.entry('CT: 1', host)}\n")
+    (allowed,) = scp_settings(load(path)).allow
+    assert allowed.matches("CT: 1", host)
+    assert not allowed.matches("CT: 1", "192.0.2.8")
+    assert not allowed.matches("CT", host)
 
 
 def test_private_classes_can_be_refused(tmp_path: Path) -> None:

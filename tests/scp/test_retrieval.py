@@ -274,6 +274,13 @@ def test_cancel_of_a_get(node: Node) -> None:
         usable(wire, 5)
 
 
+def test_a_getter_that_does_not_answer_is_not_waited_for_longer_than_a_destination(node: Node) -> None:
+    with Wire(node.port, timeout=15) as wire:
+        wire.associate([(STUDY_GET, [EXPLICIT]), (MR, [EXPLICIT])], user_items=ROLE_MR)
+        wire.send(wire.message(1, query_rq(STUDY_GET, 0x10, 9), ASK))
+        assert wire.ended()
+
+
 def test_cancel_of_a_move(node: Node, destination: Destination) -> None:
     with Wire(node.port) as wire:
         wire.associate([(STUDY_MOVE, [EXPLICIT]), (VERIFICATION, [IMPLICIT])])

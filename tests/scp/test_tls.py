@@ -151,6 +151,62 @@ def test_a_silent_client_holds_up_nobody(secured: tuple[Node, int], authority: A
         connection.close()
 
 
+def shown(port: int, authority: Authority) -> str:
+    """Return the certificate that a TLS port shows."""
+    done = subprocess.run(
+        ["openssl", "s_client", "-connect", f"127.0.0.1:{port}", "-cert", authority.folder / "modality.crt",
+         "-key", authority.folder / "modality.key"],
+        input="", capture_output=True, text=True, timeout=30,
+    )  # fmt: skip
+    return done.stdout[done.stdout.index("-----BEGIN") : done.stdout.index("-----END")]
+
+
+def test_a_renewed_certificate_is_taken_over_on_sighup(
+    secured: tuple[Node, int], authority: Authority
+) -> None:
+    node, port = secured
+    client(authority)
+    first = shown(port, authority)
+    certificate, _ = authority.sign("localhost")
+    node.reload()
+    assert wait_for(lambda: shown(port, authority) != first)
+    whole = certificate.read_text()
+    certificate.write_text("nothing")
+    node.reload()
+    assert wait_for(lambda: "certificate not reloaded" in node.log_file.read_text())
+    assert shown(port, authority) != first
+    certificate.write_text(whole)
+
+
+def start_with(folder: Path, certificate: Path, key: Path) -> subprocess.CompletedProcess[str]:
+    tls = {"port": free_port(), "certificate": str(certificate), "key": str(key)}
+    node = Node(folder, dicom={"tls": {**tls, "require_client_certificate": False}})
+    return node.command("serve", check=False)
+
+
+def test_files_that_are_no_certificate_and_key_are_named(authority: Authority, tmp_path: Path) -> None:
+    certificate, key = authority.sign("files")
+    locked = authority.folder / "locked.key"
+    subprocess.run(
+        ["openssl", "rsa", "-aes128", "-passout", "pass:secret", "-in", key, "-out", locked],
+        check=True,
+        capture_output=True,
+    )
+    absent = authority.folder / "absent.key"
+    for wrong, what in ((locked, "pass phrase"), (absent, "No such file"), (certificate, "no certificate")):
+        done = start_with(tmp_path / wrong.name, certificate, wrong)
+        assert done.returncode == 2
+        assert str(wrong) in done.stderr
+        assert what in done.stderr
+        assert "Enter" not in done.stderr
+
+
+def test_config_check_tries_the_tls_port(secured: tuple[Node, int], authority: Authority) -> None:
+    node, port = secured
+    checked = node.command("config", "check", check=False).stdout
+    assert f"ok      TLS port {port} on 127.0.0.1: in use: by a running node?" in checked
+
+
 def test_a_tls_port_needs_its_files(tmp_path: Path) -> None:
     done = Node(tmp_path / "node", dicom={"tls": {"port": 2762}}).command("stats", check=False)
     assert done.returncode == 2

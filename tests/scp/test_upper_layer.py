@@ -1,9 +1,12 @@
 """PDUs on a socket, without an association."""
 
 import socket
+import time
 
 import pytest
 
+from dcmpress.scp.association import Association
+from dcmpress.scp.negotiation import Negotiated
 from dcmpress.scp.upper_layer import IS_COMMAND, UpperLayer
 
 
@@ -14,6 +17,16 @@ def received(connection: socket.socket) -> bytes:
         return connection.recv(1 << 20)
     except BlockingIOError:
         return b""
+
+
+def test_a_peer_that_does_not_answer_a_release_is_not_waited_for_long() -> None:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        association = Association(UpperLayer(ours, 60), Negotiated("US", "THEM"), "", 60)
+        started = time.monotonic()
+        association.release()
+        assert time.monotonic() - started < 30
+        assert theirs.recv(100) == b"\x05\0\0\0\0\x04\0\0\0\0"
 
 
 def test_what_is_held_back_goes_out_at_the_end_and_is_the_same() -> None:

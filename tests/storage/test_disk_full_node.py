@@ -106,6 +106,19 @@ def test_the_disk_of_spool_and_catalog_is_full(tmp_path: Path) -> None:
         node.stop()
 
 
+def test_a_start_on_a_full_disk_says_so(tmp_path: Path) -> None:
+    with small(tmp_path / "small", "size=16m") as folder:
+        node = Node(folder / "node")
+        with node:
+            pass
+        leave(folder, 0)
+        done = node.command("serve", check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"dcmpress: cannot use {node.data}: ")
+    assert done.stderr.endswith("; the disk is full\n")
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_the_disk_of_the_blobs_is_full(tmp_path: Path) -> None:
     """What was received stays in the spool and is served; when space returns it is compressed as configured."""
     needs_mounting(tmp_path)

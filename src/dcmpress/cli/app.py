@@ -68,6 +68,7 @@ def main() -> None:
         config_commands,
         conformance,
         estimate,
+        find,
         recompress,
         serve,
         transfer_commands,

@@ -1,13 +1,18 @@
 """`dcmpress config check`: would a node with this configuration work?"""
 
+import contextlib
 import os
 import socket
 import tempfile
 from collections.abc import Callable
+from io import StringIO
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from ruamel.yaml import YAML
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
 
 from dcmpress.cli.app import FAILED, MISUSED, ConfigOption, app, fail, load_config, out
 from dcmpress.cli.sustained import compression_rates
@@ -19,6 +24,7 @@ from dcmpress.config import Config
 from dcmpress.scp.echo import echo
 from dcmpress.scp.errors import NetworkError
 from dcmpress.scp.settings import Peer
+from dcmpress.scp.tls import acceptor
 from dcmpress.storage.compress import CodecChoice
 from dcmpress.storage.errors import StorageError
 
@@ -65,6 +71,24 @@ def warm_(config: ConfigOption = None) -> None:
 
 
 @config_app.command()
+def show(config: ConfigOption = None) -> None:
+    """Print the configuration that is in force: the file, the environment and the defaults, as one YAML file.
+
+    A password in the catalog's URL is not shown.
+    """
+    settings = load_config(config)
+    values = settings.model_dump(mode="json", exclude_none=True)
+    values["storage"]["root"] = str(settings.root)
+    with contextlib.suppress(ArgumentError):
+        values["storage"]["catalog_url"] = make_url(settings.catalog_url).render_as_string()
+    text = StringIO()
+    yaml = YAML()
+    yaml.default_flow_style = False
+    yaml.dump(values, text)
+    out.print(text.getvalue(), end="", markup=False)
+
+
+@config_app.command()
 def check(
     config: ConfigOption = None,
     ingest: Annotated[
@@ -81,8 +105,14 @@ def check(
         (f"data folder {settings.root}", lambda: _folder(settings.root, settings)),
         (f"blob folder {settings.blob_folder}", lambda: _folder(settings.blob_folder, settings)),
         ("catalog", lambda: _catalog(settings)),
-        (f"port {settings.dicom.port} on {settings.dicom.bind}", lambda: _port(settings)),
+        (
+            f"port {settings.dicom.port} on {settings.dicom.bind}",
+            lambda: _port(settings, settings.dicom.port),
+        ),
     ]
+    if settings.dicom.tls.port:
+        what = f"TLS port {settings.dicom.tls.port} on {settings.dicom.bind}"
+        checks.append((what, lambda: _tls_port(settings)))
     for rule in settings.compression.rules:
         codec = rule.codec + (f" {rule.effort}" if rule.effort else "")
         checks.append((f"codec {codec}", lambda rule=rule: _codec(rule.codec, rule.codec_parameters)))  # type: ignore[misc]
@@ -159,14 +189,21 @@ def _catalog(settings: Config) -> str:
         archive.close()
 
 
-def _port(settings: Config) -> str:
+def _tls_port(settings: Config) -> str:
+    files = tls_files(settings)
+    assert files is not None  # the configuration would not have been read
+    acceptor(files, require_certificate=settings.dicom.tls.require_client_certificate)
+    return _port(settings, settings.dicom.tls.port)
+
+
+def _port(settings: Config, port: int) -> str:
     family = socket.AF_INET6 if ":" in settings.dicom.bind else socket.AF_INET
     try:
-        with socket.create_server((settings.dicom.bind, settings.dicom.port), family=family):
+        with socket.create_server((settings.dicom.bind, port), family=family):
             return "free"
     except OSError as error:
         with socket.socket(family) as probe:
-            if probe.connect_ex((settings.dicom.bind, settings.dicom.port)) == 0:
+            if probe.connect_ex((settings.dicom.bind, port)) == 0:
                 return "in use: by a running node?"
         raise error
 

@@ -1,5 +1,6 @@
 """`dcmpress serve`: the node, in the foreground."""
 
+import contextlib
 import gc
 import os
 import signal
@@ -16,13 +17,14 @@ import structlog
 from dcmpress import logs
 from dcmpress.cli.app import ConfigOption, app, fail, load_config, out
 from dcmpress.cli.wiring import open_archive, pipeline_settings, scp_settings
-from dcmpress.config import Config, ConfigError, changed_keys, load
+from dcmpress.config import Config, ConfigError, changed_keys, load, taken_over
 from dcmpress.scp.commitment import CommitmentReporter
 from dcmpress.scp.processes import ListenerProcesses
 from dcmpress.scp.server import DicomServer
 from dcmpress.storage.archive import Archive
 from dcmpress.storage.cold import ColdStorage
 from dcmpress.storage.compress import CodecChoice
+from dcmpress.storage.errors import StorageError
 from dcmpress.storage.pipeline import Pipeline
 from dcmpress.storage.workers import exclusive
 
@@ -48,8 +50,8 @@ def serve(config: ConfigOption = None) -> None:
 
     try:
         archive = open_archive(settings)
-    except OSError as error:
-        raise fail(f"cannot use {settings.root}: {error}", 2) from None
+    except (OSError, StorageError) as error:
+        raise fail(f"cannot use {settings.root}: {error}{_if_full(settings)}", 2) from None
     with exclusive(settings.root) as mine:
         if not mine:
             archive.close()
@@ -67,9 +69,7 @@ def serve(config: ConfigOption = None) -> None:
         except OSError as error:
             server.stop()
             archive.close()
-            raise fail(
-                f"cannot listen on {settings.dicom.bind} port {settings.dicom.port}: {error}", 2
-            ) from None
+            raise fail(str(error), 2) from None
         reporter.start()
         pipeline.start()
         cold = _cold_storage(settings, archive)
@@ -103,6 +103,14 @@ def _listeners(settings: Config, archive: Archive) -> DicomServer | ListenerProc
     return ListenerProcesses(
         archive, scp_settings(settings), settings.n_processes, _logging(settings), [__name__]
     )
+
+
+def _if_full(settings: Config) -> str:
+    """Say so if the disk is full, which SQLite calls an I/O error."""
+    with contextlib.suppress(OSError):
+        if not os.statvfs(settings.root).f_bavail:
+            return "; the disk is full"
+    return ""
 
 
 def _logging(settings: Config) -> Callable[[], None]:
@@ -161,23 +169,15 @@ def _reload(
 ) -> Config:
     """Take over what can change; return the configuration that is in force now."""
     try:
-        new = load(path)
+        read = load(path)
+        new = taken_over(old, read)
     except ConfigError as error:
         for line in str(error).splitlines():
             logger.error("configuration not reloaded", problem=line)
         return old
-    now, later = changed_keys(old, new)
+    now, later = changed_keys(old, read)
     if later:
         logger.warning("these keys need a restart", keys=later)
-        kept = {section: getattr(old, section) for section in type(old).model_fields}
-        for section in kept:
-            taken = {
-                key.split(".")[1]: getattr(getattr(new, section), key.split(".")[1])
-                for key in now
-                if key.startswith(section + ".")
-            }
-            kept[section] = kept[section].model_copy(update=taken)
-        new = old.model_copy(update=kept)
     _logging(new)()
     if isinstance(server, ListenerProcesses):
         server.reconfigure(scp_settings(new), _logging(new))
