@@ -18,7 +18,7 @@ from dcmpress.storage.archive import LARGEST_LEADING, WANTED
 from dcmpress.storage.confirmers import IDLE_SECONDS
 from dcmpress.storage.elements import Buffer
 from dcmpress.storage.errors import DamagedError
-from dcmpress.storage.importing import LONGEST_UID
+from dcmpress.storage.importing import LONGEST_AE, LONGEST_UID
 from dcmpress.storage.join import InstanceReader
 from dcmpress.storage.leading import read_leading
 from dcmpress.storage.workers import begin_worker
@@ -71,6 +71,8 @@ def confirm(reader: InstanceReader) -> bool:
     for number in range(reader.blob.n_sections):
         reader.blob.section(number)
     for number, instance in enumerate(reader.blob.index.instances):
+        if max(len(instance.calling_ae), len(instance.called_ae)) > LONGEST_AE:
+            raise DamagedError(f"an AE title of more than {LONGEST_AE} characters")
         if max(len(instance.sop_class_uid), len(instance.sop_instance_uid)) > LONGEST_UID:
             raise DamagedError(f"a UID of more than {LONGEST_UID} characters")
         for _ in _confirmed(reader, number):
