@@ -130,7 +130,7 @@ def _cold_storage(settings: Config, archive: Archive) -> ColdStorage | None:
     cold = settings.compression.cold
     storage = ColdStorage(
         archive,
-        CodecChoice(cold.codec, cold.codec_parameters),
+        CodecChoice(cold.codec, cold.codec_parameters, cold.pixel_exact),
         timedelta(days=cold.after_days),
         pipeline_settings(settings),
     )
