@@ -3,6 +3,7 @@
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -22,6 +23,7 @@ from dcmpress.storage.leading import Leading, read_leading
 from dcmpress.storage.part10 import FileMeta
 from dcmpress.storage.received import Received
 from dcmpress.storage.retrieve import ChooseSyntax, Failed, Outgoing, Retriever
+from dcmpress.storage.scratch import is_held, sweep
 from dcmpress.storage.spool import Sender, Spool, SpoolEntry, SpoolWriter
 from dcmpress.storage.targets import candidates
 
@@ -98,10 +100,12 @@ class Archive:
         """Processes that decode what other nodes send."""
         self.disk_cache = DiskCache(settings.root / "cache", settings.disk_cache_bytes, settings.reserve)
         self.spool.make_room = self.disk_cache.make_room
+        self.temporary = settings.root / "tmp"
+        """Folder of files that nothing relies on."""
         self.retriever = Retriever(
             self.spool,
             self.blobs,
-            settings.root / "tmp",
+            self.temporary,
             self._where_now,
             settings.cache_bytes,
             self.disk_cache,
@@ -291,14 +295,12 @@ class Archive:
         """Put right what a crash left: to be called once, before anything is received or compressed.
 
         Partial files of nobody are removed; complete ones that the catalog does not know are entered;
-        blobs that were being written are thrown away (their instances are still in the spool).
+        blobs that were being written are thrown away (their instances are still in the spool, or in older
+        blobs), and so are scratch files. What a re-compression is at in another process is left alone.
         """
         recovered = Recovered(partial=self.spool.sweep())
-        for blob_pk, name in self.catalog.settling.blobs_being_written():
-            self.blobs.remove(name)
-            self.catalog.settling.abandon_blob(blob_pk)
-            recovered.blobs += 1
-        self.blobs.sweep()
+        self._remove_unfinished_blobs(recovered)
+        recovered.scratch = sweep(self.temporary)
         known = self.catalog.settling.spool_names()
         present = set(self.spool.names())
         self._enter_unknown(present - known, recovered)
@@ -307,6 +309,17 @@ class Archive:
         for name in gone:
             recovered.problems[name] = "the catalog relies on this spool file, but it is gone"
         return recovered
+
+    def _remove_unfinished_blobs(self, recovered: "Recovered") -> None:
+        settling = self.catalog.settling
+        held = partial(is_held, self.temporary)
+        unheld = {blob for blob in settling.blobs_being_written() if not held(blob[1])}
+        # Asked again: one that its process has finished before we looked for the lock is settled by now.
+        for blob_pk, name in unheld.intersection(settling.blobs_being_written()):
+            self.blobs.remove(name)
+            settling.abandon_blob(blob_pk)
+            recovered.blobs += 1
+        self.blobs.sweep(held)
 
     def recover_receipts(self) -> "Recovered":
         """Put right what a process that died while it received has left; others may receive meanwhile.
@@ -419,6 +432,8 @@ class Recovered:
     """Complete spool files that the conflict policy rejects."""
     blobs: int = 0
     """Unfinished blobs removed."""
+    scratch: int = 0
+    """Scratch files and folders removed."""
     problems: dict[str, str] = field(default_factory=dict)
     """Spool name -> what is wrong with it; such a file is left alone."""
 

@@ -390,7 +390,7 @@ class Pipeline:
             self._forget(group)
             return
         self.archive.blobs.put(group.blob_name)
-        codec_id = max(result.codecs, key=lambda c: result.codecs[c], default=FALLBACK)
+        codec_id = result.codec
         chosen = codec_id == group.choice.codec and not group.crashed
         parameters = dict(group.choice.parameters) if chosen else {}
         facts = BlobFacts(
@@ -407,7 +407,8 @@ class Pipeline:
         )
         placements = [(by_name[name].instance_pk, k) for k, name in enumerate(result.order)]
         forms = {by_name[name].instance_pk: form for name, form in result.forms.items()}
-        freed = settling.settle(group.blob_pk, facts, placements, forms)
+        made_from = {instance.instance_pk: instance.sha256 for instance in group.instances}
+        freed = settling.settle(group.blob_pk, facts, placements, forms, made_from)
         # From here on the blob is the only copy: nothing that fails now may reach `_forget`.
         try:
             numbers = {name: number for number, name in enumerate(result.order)}

@@ -27,7 +27,7 @@ def stats(
     config: ConfigOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
     attention: Annotated[
-        bool, typer.Option("--attention", help="List the instances that need attention, and why.")
+        bool, typer.Option("--attention", help="List what needs attention, instances and blobs, and why.")
     ] = False,
 ) -> None:
     """Show what the archive holds and how much smaller it is, by modality and by codec."""
@@ -35,15 +35,18 @@ def stats(
     archive = open_existing_archive(settings)
     found = archive.catalog.statistics()
     listed = archive.catalog.attention() if attention else []
+    left_alone = archive.catalog.tries.left_alone()
     cached = archive.disk_cache.size()
     archive.close()
     if attention:
         for item in listed:
             note = f"damaged: {item.reason}" if item.damaged else item.reason
             out.print(f"{item.sop_instance_uid}  {note}", markup=False)
+        for blob in left_alone:
+            out.print(f"blob {blob.blob_name}  not re-compressed, kept as it is: {blob.reason}", markup=False)
         return
     if as_json:
-        out.print(json.dumps(_as_json(found, cached)), markup=False)
+        out.print(json.dumps(_as_json(found, cached) | {"left_alone": len(left_alone)}), markup=False)
         return
     table = Table(box=None, pad_edge=False)
     for name in ("", "instances", "raw", "stored", "ratio"):
@@ -68,6 +71,10 @@ def stats(
         out.print(f"kept pixel-exact, without the bytes that were received: {found.pixel_exact} instances")
     if found.fallbacks:
         out.print(f"blobs in which Zstandard took over from the codec that the rule names: {found.fallbacks}")
+    if left_alone:
+        out.print(
+            f"blobs that re-compression failed on and leaves as they are: {len(left_alone)} (--attention lists them)"
+        )
     if found.needs_attention or found.damaged:
         out.print(
             f"need attention: {found.needs_attention} instances; damaged: {found.damaged} (--attention lists them)"
