@@ -1,7 +1,7 @@
 """The storage face: what both doors of the node, DICOM and web, do with what it keeps."""
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from dcmpress.storage.catalog.settling import SpooledInstance
 from dcmpress.storage.confirmers import Confirmers
 from dcmpress.storage.disk_cache import DiskCache
 from dcmpress.storage.elements import Buffer
-from dcmpress.storage.errors import ConflictError, MalformedError, MismatchError, MissingError
+from dcmpress.storage.errors import ConflictError, MalformedError, MismatchError, MissingError, StorageError
 from dcmpress.storage.folders import make_folder
 from dcmpress.storage.leading import Leading, read_leading
 from dcmpress.storage.part10 import FileMeta
@@ -171,8 +171,16 @@ class Archive:
         try:
             return self._record(entry, leading)
         except BaseException:
-            self.spool.remove(entry.name)
+            # A commit whose answer got lost has happened all the same: the catalog relies on the file.
+            if not self._is_relied_on(entry):
+                self.spool.remove(entry.name)
             raise
+
+    def _is_relied_on(self, entry: SpoolEntry) -> bool:
+        try:
+            return bool(self.catalog.in_spool(entry.name))
+        except StorageError:
+            return False
 
     def _record(self, entry: SpoolEntry, leading: Leading) -> Receipt:
         return self._recorded(entry, leading, self._enter_row(entry, leading))
@@ -186,10 +194,11 @@ class Archive:
         if recorded.outcome is Outcome.DUPLICATE and not self._holds(entry):
             # What the catalog relied on is gone: these bytes take its place.
             recorded = self._enter_row(entry, leading)
-        if recorded.superseded_spool:
-            self.spool.remove(recorded.superseded_spool)
-        if recorded.outcome in (Outcome.DUPLICATE, Outcome.REJECTED):
-            self.spool.remove(entry.name)
+        with suppress(OSError):  # what stays is looked at by the next start
+            if recorded.superseded_spool:
+                self.spool.remove(recorded.superseded_spool)
+            if recorded.outcome in (Outcome.DUPLICATE, Outcome.REJECTED):
+                self.spool.remove(entry.name)
         if recorded.outcome is Outcome.REJECTED:
             raise ConflictError(f"another data set is kept as {entry.meta.sop_instance_uid}")
         return Receipt(recorded.outcome.value, leading.problem)
@@ -316,7 +325,11 @@ class Archive:
         unheld = {blob for blob in settling.blobs_being_written() if not held(blob[1])}
         # Asked again: one that its process has finished before we looked for the lock is settled by now.
         for blob_pk, name in unheld.intersection(settling.blobs_being_written()):
-            self.blobs.remove(name)
+            try:
+                self.blobs.remove(name)
+            except OSError as error:  # one file must not keep the node from starting
+                recovered.problems[f"blob {name}"] = f"unfinished, but cannot be removed: {error}"
+                continue
             settling.abandon_blob(blob_pk)
             recovered.blobs += 1
         self.blobs.sweep(held)
@@ -435,7 +448,7 @@ class Recovered:
     scratch: int = 0
     """Scratch files and folders removed."""
     problems: dict[str, str] = field(default_factory=dict)
-    """Spool name -> what is wrong with it; such a file is left alone."""
+    """Spool name, or "blob" and its name -> what is wrong with it; such a file is left alone."""
 
 
 def received_from(entry: SpoolEntry) -> Received:

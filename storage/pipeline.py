@@ -5,6 +5,7 @@ The work itself, `compress`, runs in other processes of low priority: a codec th
 own process along, and associations always come first.
 """
 
+import errno
 import gc
 import threading
 import uuid
@@ -255,7 +256,8 @@ class Pipeline:
             failures, not_before = self._failed.get(series.series_pk, (0, 0.0))
             if series.series_pk in busy or monotonic() < not_before or (quiet_since is None and failures):
                 continue
-            quiet = quiet_since is None or series.newest <= quiet_since
+            # One that was received in the future, by a clock that has been put right since, is not waited for.
+            quiet = quiet_since is None or not quiet_since < series.newest <= datetime.now(UTC)
             for group in self._groups(series, whole=quiet, one_by_one=failures >= _PATIENCE):
                 self._submit(group)
                 submitted += 1
@@ -303,6 +305,12 @@ class Pipeline:
             except (DamagedError, MissingError) as error:
                 group.instances.remove(instance)
                 self._mark_damaged(instance, str(error))
+            except OSError as error:
+                if error.errno != errno.EIO:  # says nothing against the file; others have theirs
+                    self._count_failure(group, repr(error), of_disk=True)
+                    return
+                group.instances.remove(instance)
+                self._mark_damaged(instance, f"the spool file cannot be read: {error}")
         if not entries:
             return
         group.blob_name = uuid.uuid4().hex

@@ -57,7 +57,11 @@ class Database:
             self._durable_engine = _sqlite_engine(url, "FULL")
         else:
             self.engine = create_engine(
-                url, pool_pre_ping=True, pool_size=CONNECTIONS, max_overflow=CONNECTIONS
+                url,
+                pool_pre_ping=True,
+                pool_size=CONNECTIONS,
+                max_overflow=CONNECTIONS,
+                hide_parameters=True,  # a log shows errors, and what was bound are patients
             )
             self._durable_engine = self.engine
         self.dialect: Dialect = self.engine.dialect
@@ -231,6 +235,7 @@ def _sqlite_engine(url: str, synchronous: str) -> Engine:
         isolation_level="AUTOCOMMIT",
         pool_size=CONNECTIONS,
         max_overflow=CONNECTIONS,
+        hide_parameters=True,
         connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False},
     )
 

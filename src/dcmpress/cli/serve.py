@@ -150,7 +150,7 @@ def _recover(archive: Archive) -> None:
             scratch_removed=recovered.scratch,
         )
     for name, problem in recovered.problems.items():
-        logger.error("spool file needs attention", file=name, problem=problem)
+        logger.error("file needs attention", file=name, problem=problem)
 
 
 def _reload(
