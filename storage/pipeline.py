@@ -220,7 +220,10 @@ class Pipeline:
             self._abandon_all()
 
     def _run(self) -> None:
-        self._warm()
+        try:
+            self._warm()
+        except Exception:  # no memory for a process just now, say: the first blob waits for its kernels then
+            logger.exception("codecs are not loaded ahead")
         with suppress(OSError):  # the next blob sees to it
             self.archive.disk_cache.trim()
         while not self._stopping.is_set():

@@ -171,7 +171,7 @@ def _recompress_group(
         try:
             # What comes in has the right of way to the disk.
             with closing(Spool(folder, archive.spool.reserve, durable=False)) as scratch:
-                entries = list(_unpack(archive, group, scratch))
+                entries = list(_unpack(archive, group, scratch, workers))
             job = CompressJob(
                 entries=entries,
                 spool_folder=str(folder),
@@ -252,9 +252,11 @@ def _settle(
         archive.spool.remove(spool_name)
 
 
-def _unpack(archive: Archive, group: list[Located], scratch: Spool) -> Iterator[SpoolEntry]:
+def _unpack(archive: Archive, group: list[Located], scratch: Spool, workers: Workers) -> Iterator[SpoolEntry]:
     """Write the instances of a group, decoded and confirmed, as spool files; in the group's order."""
     for found in archive.retrieve(group, lambda item: item.transfer_syntax_uid):
+        if workers.ended:  # a group may take a minute: the end of the node does not wait for it
+            raise BrokenProcessPool("no more work is wanted")
         if isinstance(found, Failed):
             raise found.error
         item = found.located

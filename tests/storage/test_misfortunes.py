@@ -2,6 +2,7 @@
 
 import errno
 import os
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -17,6 +18,7 @@ from dcmpress.storage.catalog.errors import CatalogError
 from dcmpress.storage.elements import EXPLICIT_VR_LITTLE_ENDIAN
 from dcmpress.storage.join import InstanceReader
 from dcmpress.storage.part10 import FileMeta
+from dcmpress.storage.pipeline import PipelineSettings
 from dcmpress.storage.spool import SpoolEntry
 from dcmpress.storage.verify import verify
 from tests.postgresql import NewCatalogUrl
@@ -120,6 +122,21 @@ def test_what_a_wrong_clock_received_in_the_future_is_compressed(archive: Archiv
     assert pipeline._submit_ready(datetime.now(UTC) - timedelta(seconds=10)) == 1
     pipeline._collect(timeout=1.0)
     assert pipeline.counters.instances == 2
+    assert_serves(archive, sent)
+
+
+def test_codecs_that_cannot_be_loaded_ahead(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No process can be begun at the start of the node; later there can."""
+    sent = receive_series(archive, 1)
+    pipeline = pipeline_of(archive)
+    pipeline.settings = PipelineSettings(settle_seconds=0.1)
+    monkeypatch.setattr(pipeline, "_warm", fails(errno.EAGAIN))
+    pipeline.start()
+    deadline = time.monotonic() + 20
+    while archive.spool.names() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    pipeline.stop()
+    assert archive.spool.names() == []
     assert_serves(archive, sent)
 
 

@@ -305,6 +305,29 @@ def test_what_is_interrupted_was_not_in_vain(archive: Archive) -> None:
         assert archive.catalog.settling.blobs_being_written() == []
 
 
+def test_the_end_does_not_wait_for_a_group_to_be_unpacked(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = receive_series(archive)
+    compressed(archive)
+    workers, retrieve, found = Workers(1), archive.retrieve, []
+
+    def one_by_one(*arguments: Any) -> Iterator[Any]:
+        for one in retrieve(*arguments):
+            found.append(one)
+            yield one
+            workers.end()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(archive, "retrieve", one_by_one)
+        with pytest.raises(BrokenProcessPool):
+            recompressed(archive, workers)
+    assert len(found) == 2
+    assert list(archive.temporary.iterdir()) == []
+    assert archive.catalog.tries.of(list(archive.blobs.names())) == dict.fromkeys(archive.blobs.names(), 0)
+    assert_serves(archive, sent)
+
+
 def test_the_idle_node_reports_what_it_gives_up_and_keeps_no_threads(archive: Archive) -> None:
     sent, (bad, _) = two_blobs(archive)
     cold = ColdStorage(archive, FAST, timedelta(days=-1), PipelineSettings())
