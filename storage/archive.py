@@ -1,8 +1,9 @@
 """The storage face: what both doors of the node, DICOM and web, do with what it keeps."""
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -16,12 +17,13 @@ from dcmpress.storage.catalog.settling import SpooledInstance
 from dcmpress.storage.confirmers import Confirmers
 from dcmpress.storage.disk_cache import DiskCache
 from dcmpress.storage.elements import Buffer
-from dcmpress.storage.errors import ConflictError, MalformedError, MismatchError, MissingError
+from dcmpress.storage.errors import ConflictError, MalformedError, MismatchError, MissingError, StorageError
 from dcmpress.storage.folders import make_folder
 from dcmpress.storage.leading import Leading, read_leading
 from dcmpress.storage.part10 import FileMeta
 from dcmpress.storage.received import Received
 from dcmpress.storage.retrieve import ChooseSyntax, Failed, Outgoing, Retriever
+from dcmpress.storage.scratch import is_held, sweep
 from dcmpress.storage.spool import Sender, Spool, SpoolEntry, SpoolWriter
 from dcmpress.storage.targets import candidates
 
@@ -98,10 +100,12 @@ class Archive:
         """Processes that decode what other nodes send."""
         self.disk_cache = DiskCache(settings.root / "cache", settings.disk_cache_bytes, settings.reserve)
         self.spool.make_room = self.disk_cache.make_room
+        self.temporary = settings.root / "tmp"
+        """Folder of files that nothing relies on."""
         self.retriever = Retriever(
             self.spool,
             self.blobs,
-            settings.root / "tmp",
+            self.temporary,
             self._where_now,
             settings.cache_bytes,
             self.disk_cache,
@@ -167,8 +171,16 @@ class Archive:
         try:
             return self._record(entry, leading)
         except BaseException:
-            self.spool.remove(entry.name)
+            # A commit whose answer got lost has happened all the same: the catalog relies on the file.
+            if not self._is_relied_on(entry):
+                self.spool.remove(entry.name)
             raise
+
+    def _is_relied_on(self, entry: SpoolEntry) -> bool:
+        try:
+            return bool(self.catalog.in_spool(entry.name))
+        except StorageError:
+            return False
 
     def _record(self, entry: SpoolEntry, leading: Leading) -> Receipt:
         return self._recorded(entry, leading, self._enter_row(entry, leading))
@@ -182,10 +194,11 @@ class Archive:
         if recorded.outcome is Outcome.DUPLICATE and not self._holds(entry):
             # What the catalog relied on is gone: these bytes take its place.
             recorded = self._enter_row(entry, leading)
-        if recorded.superseded_spool:
-            self.spool.remove(recorded.superseded_spool)
-        if recorded.outcome in (Outcome.DUPLICATE, Outcome.REJECTED):
-            self.spool.remove(entry.name)
+        with suppress(OSError):  # what stays is looked at by the next start
+            if recorded.superseded_spool:
+                self.spool.remove(recorded.superseded_spool)
+            if recorded.outcome in (Outcome.DUPLICATE, Outcome.REJECTED):
+                self.spool.remove(entry.name)
         if recorded.outcome is Outcome.REJECTED:
             raise ConflictError(f"another data set is kept as {entry.meta.sop_instance_uid}")
         return Receipt(recorded.outcome.value, leading.problem)
@@ -291,14 +304,12 @@ class Archive:
         """Put right what a crash left: to be called once, before anything is received or compressed.
 
         Partial files of nobody are removed; complete ones that the catalog does not know are entered;
-        blobs that were being written are thrown away (their instances are still in the spool).
+        blobs that were being written are thrown away (their instances are still in the spool, or in older
+        blobs), and so are scratch files. What a re-compression is at in another process is left alone.
         """
         recovered = Recovered(partial=self.spool.sweep())
-        for blob_pk, name in self.catalog.settling.blobs_being_written():
-            self.blobs.remove(name)
-            self.catalog.settling.abandon_blob(blob_pk)
-            recovered.blobs += 1
-        self.blobs.sweep()
+        self._remove_unfinished_blobs(recovered)
+        recovered.scratch = sweep(self.temporary)
         known = self.catalog.settling.spool_names()
         present = set(self.spool.names())
         self._enter_unknown(present - known, recovered)
@@ -307,6 +318,21 @@ class Archive:
         for name in gone:
             recovered.problems[name] = "the catalog relies on this spool file, but it is gone"
         return recovered
+
+    def _remove_unfinished_blobs(self, recovered: "Recovered") -> None:
+        settling = self.catalog.settling
+        held = partial(is_held, self.temporary)
+        unheld = {blob for blob in settling.blobs_being_written() if not held(blob[1])}
+        # Asked again: one that its process has finished before we looked for the lock is settled by now.
+        for blob_pk, name in unheld.intersection(settling.blobs_being_written()):
+            try:
+                self.blobs.remove(name)
+            except OSError as error:  # one file must not keep the node from starting
+                recovered.problems[f"blob {name}"] = f"unfinished, but cannot be removed: {error}"
+                continue
+            settling.abandon_blob(blob_pk)
+            recovered.blobs += 1
+        self.blobs.sweep(held)
 
     def recover_receipts(self) -> "Recovered":
         """Put right what a process that died while it received has left; others may receive meanwhile.
@@ -419,8 +445,10 @@ class Recovered:
     """Complete spool files that the conflict policy rejects."""
     blobs: int = 0
     """Unfinished blobs removed."""
+    scratch: int = 0
+    """Scratch files and folders removed."""
     problems: dict[str, str] = field(default_factory=dict)
-    """Spool name -> what is wrong with it; such a file is left alone."""
+    """Spool name, or "blob" and its name -> what is wrong with it; such a file is left alone."""
 
 
 def received_from(entry: SpoolEntry) -> Received:

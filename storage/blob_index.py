@@ -14,6 +14,9 @@ from dcmpress.storage.errors import BlobFormatError
 from dcmpress.storage.received import Form
 from dcmpress.storage.split import PixelFormat
 
+PLAIN = "zstd"
+"""The codec that stands for what has no frames."""
+
 _LARGEST = 1 << 62
 _DIGEST = re.compile("[0-9a-f]{64}")
 
@@ -94,6 +97,23 @@ class BlobIndex:
     instances: list[BlobInstance] = field(default_factory=list)
     pixel_formats: list[PixelFormat] = field(default_factory=list)
     segments: list[BlobSegment] = field(default_factory=list)
+
+    def coded_bytes(self) -> dict[str, int]:
+        """Return what each codec coded, in bytes before compression; `PLAIN` for data sets without frames too."""
+        coded: dict[str, int] = {}
+        for segment in self.segments:
+            pixel_format = self.pixel_formats[self.instances[segment.frames[0][0]].pixel_format]
+            size = len(segment.frames) * pixel_format.frame_bytes
+            coded[segment.codec] = coded.get(segment.codec, 0) + size
+        for instance in self.instances:
+            if not instance.n_frames:
+                coded[PLAIN] = coded.get(PLAIN, 0) + instance.size
+        return coded
+
+    def main_codec(self) -> str:
+        """Return the codec that coded most: the one that the blob is listed under."""
+        coded = self.coded_bytes()
+        return max(coded, key=coded.__getitem__, default=PLAIN)
 
     def to_json(self) -> bytes:
         """Return the index as UTF-8 JSON."""

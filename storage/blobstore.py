@@ -3,11 +3,12 @@
 This is the local folder. Another store (an object store, say) gives the same five methods.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from dcmpress.storage.errors import MissingError
 from dcmpress.storage.folders import flush_folder, make_folder
+from dcmpress.storage.scratch import sweep_files
 
 SUFFIX = ".dcmb"
 
@@ -50,13 +51,12 @@ class FolderBlobStore:
         self._path(name).unlink(missing_ok=True)
         self.staged(name).unlink(missing_ok=True)
 
-    def sweep(self) -> int:
-        """Remove staged files; return how many. Only while nobody compresses."""
-        removed = 0
-        for path in self.staging.glob("*.part"):
-            path.unlink(missing_ok=True)
-            removed += 1
-        return removed
+    def sweep(self, held: Callable[[str], bool]) -> None:
+        """Remove staged files, but for those of the blobs that a living process is said to be at work on."""
+        for path in list(self.staging.glob("*.part")):
+            if not held(path.stem):
+                path.unlink(missing_ok=True)
+        sweep_files(self.staging)
 
     def names(self) -> Iterator[str]:
         """Yield the names of all blobs that were put."""

@@ -99,8 +99,8 @@ class CompressResult:
     """Spool names in the order of the blob's instances."""
     damaged: dict[str, str] = field(default_factory=dict)
     """Spool name -> problem: the spool file is not what was acknowledged; it is not in the blob."""
-    codecs: dict[str, int] = field(default_factory=dict)
-    """Codec -> bytes of frames that it coded, before compression; "zstd" also for what has no frames."""
+    codec: str = ""
+    """The codec that coded most of it, see `BlobIndex.main_codec`."""
     outdone: int = 0
     """Segments that Zstandard made smaller than the chosen codec: very little, or very plain."""
     fallbacks: list[str] = field(default_factory=list)
@@ -185,6 +185,7 @@ def _write(
                 _write_natives(job, choice, sources, wanted, natives, formats, writer, index, result)
         _write_shells(job, sources, formats, writer, index, result)
         result.size = writer.finish(index)
+    result.codec = index.main_codec()
     result.order = [source.entry.name for source in sources]
     result.raw_size = sum(source.kept.size for source in sources)
     result.received_size = sum(source.entry.size for source in sources)
@@ -270,7 +271,6 @@ def _write_frames(
                 offsets=encoded.offsets,
             )
         )
-        result.codecs[encoded.codec] = result.codecs.get(encoded.codec, 0) + frames.nbytes
     return size
 
 
@@ -337,7 +337,6 @@ def _write_reconstructed(
                 offsets=[],
             )
         )
-        result.codecs[encoded.codec] = result.codecs.get(encoded.codec, 0) + segment.rows.nbytes
 
 
 def _frame(source: Source, frame: int) -> NDArray[Any]:
@@ -401,8 +400,6 @@ def _write_shells(
             waiting_size = 0
 
     for i, source in enumerate(sources):
-        if source.split is None:
-            result.codecs[FALLBACK] = result.codecs.get(FALLBACK, 0) + source.kept.size
         size = _shell_size(source)
         if size > LARGEST_SOLID_SHELL:
             pieces = partial(_shell, source)

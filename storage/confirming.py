@@ -3,7 +3,6 @@
 A request is a line of JSON on standard input, and so is the answer on standard output; see `confirmers.py`.
 """
 
-import contextlib
 import errno
 import hashlib
 import json
@@ -18,7 +17,7 @@ from dcmpress.storage.archive import LARGEST_LEADING, WANTED
 from dcmpress.storage.confirmers import IDLE_SECONDS
 from dcmpress.storage.elements import Buffer
 from dcmpress.storage.errors import DamagedError
-from dcmpress.storage.importing import LONGEST_UID
+from dcmpress.storage.importing import LONGEST_AE, LONGEST_UID
 from dcmpress.storage.join import InstanceReader
 from dcmpress.storage.leading import read_leading
 from dcmpress.storage.workers import begin_worker
@@ -30,8 +29,6 @@ NICE = 5
 def main() -> None:
     """Answer until there are no more requests."""
     begin_worker(os.getppid(), NICE)
-    with contextlib.suppress(OSError):  # if memory runs short, this process is to go and not the node
-        Path("/proc/self/oom_score_adj").write_text("500")
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # what a library prints is no answer
     reader: InstanceReader | None = None
@@ -71,8 +68,11 @@ def confirm(reader: InstanceReader) -> bool:
     for number in range(reader.blob.n_sections):
         reader.blob.section(number)
     for number, instance in enumerate(reader.blob.index.instances):
-        if max(len(instance.sop_class_uid), len(instance.sop_instance_uid)) > LONGEST_UID:
+        uids = (instance.sop_class_uid, instance.sop_instance_uid, instance.transfer_syntax_uid)
+        if max(map(len, uids)) > LONGEST_UID:
             raise DamagedError(f"a UID of more than {LONGEST_UID} characters")
+        if max(len(instance.calling_ae), len(instance.called_ae)) > LONGEST_AE:
+            raise DamagedError(f"an AE title of more than {LONGEST_AE} characters")
         for _ in _confirmed(reader, number):
             pass
         leading = read_leading(

@@ -24,6 +24,7 @@ from dcmpress.storage.join import InstanceReader
 from dcmpress.storage.part10 import FileMeta
 from dcmpress.storage.rebuild import adopt
 from dcmpress.storage.received import Form
+from dcmpress.storage.scratch import scratch_folder
 from dcmpress.storage.spool import Sender
 
 PATIENCE = 7200.0
@@ -131,6 +132,10 @@ class IncomingBlob:
             Whatever else goes wrong.
         """
         os.fsync(self._file.fileno())
+        with scratch_folder(self._archive.temporary, "exchange", self._name) as scratch:
+            return self._take(sender, scratch)
+
+    def _take(self, sender: Sender, scratch: Path) -> Taken:
         archive = self._archive
         try:
             with archive.confirmers.lent() as confirmer:
@@ -141,7 +146,7 @@ class IncomingBlob:
                 raw_size = sum(one.size for one in index)
                 adopted = ordinary and not known and archive.settings.on_conflict == "keep-both"
                 if not adopted:
-                    _receive_each(archive, confirmer, index, sender)
+                    _receive_each(archive, confirmer, index, sender, scratch / "data set")
         except DamagedError as error:
             raise MalformedError(f"the blob does not hold: {error}") from error
         if adopted:
@@ -173,10 +178,9 @@ def _sha256(form: Form) -> bytes:
 
 
 def _receive_each(
-    archive: Archive, confirmer: Confirmer, index: Sequence[BlobInstance], sender: Sender
+    archive: Archive, confirmer: Confirmer, index: Sequence[BlobInstance], sender: Sender, scratch: Path
 ) -> None:
     """Receive the data sets of a confirmed blob one by one, but for those whose originals are kept here."""
-    scratch = archive.settings.root / "tmp" / f"exchange-{uuid.uuid4().hex}"
     for number, instance in enumerate(index):
         came = instance.received.form if instance.received else None
         if came and archive.keeps(instance.sop_instance_uid, came.size, partial(_sha256, came)):

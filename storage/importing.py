@@ -19,6 +19,9 @@ LONGEST_UID = 128
 """Characters. PS3.5 allows 64; some senders write more."""
 LONGEST_AE = 16
 
+_LONGEST_FILE_META = 1 << 20
+"""Bytes of a file in which group 0002 must end; a hundred times what the standard has in it."""
+
 _CHUNK = 1 << 20
 
 
@@ -60,9 +63,14 @@ def import_file(archive: Archive, path: Path, sender: Sender) -> Imported:
     # Read, not mapped: a scratched disc is an error, not the end of the process.
     with path.open("rb") as file:
         try:
-            meta, offset = read_part10(file.read(_CHUNK))
+            head = file.read(_LONGEST_FILE_META)
+            meta, offset = read_part10(head)
         except MalformedError:
             return Imported(path, size, "not DICOM")
+        if len(head) == _LONGEST_FILE_META and head[offset : offset + 2] in (b"\2\0", b"\2", b""):
+            # What follows would be taken for the data set.
+            longest = _LONGEST_FILE_META >> 20
+            return Imported(path, size, "refused", f"its file meta information is longer than {longest} MiB")
         meta, note = _identified(meta, file, offset)
         if meta is None:
             return Imported(path, size, "refused", note)

@@ -5,6 +5,7 @@ The work itself, `compress`, runs in other processes of low priority: a codec th
 own process along, and associations always come first.
 """
 
+import errno
 import gc
 import threading
 import uuid
@@ -219,7 +220,10 @@ class Pipeline:
             self._abandon_all()
 
     def _run(self) -> None:
-        self._warm()
+        try:
+            self._warm()
+        except Exception:  # no memory for a process just now, say: the first blob waits for its kernels then
+            logger.exception("codecs are not loaded ahead")
         with suppress(OSError):  # the next blob sees to it
             self.archive.disk_cache.trim()
         while not self._stopping.is_set():
@@ -255,7 +259,8 @@ class Pipeline:
             failures, not_before = self._failed.get(series.series_pk, (0, 0.0))
             if series.series_pk in busy or monotonic() < not_before or (quiet_since is None and failures):
                 continue
-            quiet = quiet_since is None or series.newest <= quiet_since
+            # One that was received in the future, by a clock that has been put right since, is not waited for.
+            quiet = quiet_since is None or not quiet_since < series.newest <= datetime.now(UTC)
             for group in self._groups(series, whole=quiet, one_by_one=failures >= _PATIENCE):
                 self._submit(group)
                 submitted += 1
@@ -303,6 +308,12 @@ class Pipeline:
             except (DamagedError, MissingError) as error:
                 group.instances.remove(instance)
                 self._mark_damaged(instance, str(error))
+            except OSError as error:
+                if error.errno != errno.EIO:  # says nothing against the file; others have theirs
+                    self._count_failure(group, repr(error), of_disk=True)
+                    return
+                group.instances.remove(instance)
+                self._mark_damaged(instance, f"the spool file cannot be read: {error}")
         if not entries:
             return
         group.blob_name = uuid.uuid4().hex
@@ -390,7 +401,7 @@ class Pipeline:
             self._forget(group)
             return
         self.archive.blobs.put(group.blob_name)
-        codec_id = max(result.codecs, key=lambda c: result.codecs[c], default=FALLBACK)
+        codec_id = result.codec
         chosen = codec_id == group.choice.codec and not group.crashed
         parameters = dict(group.choice.parameters) if chosen else {}
         facts = BlobFacts(
@@ -407,7 +418,8 @@ class Pipeline:
         )
         placements = [(by_name[name].instance_pk, k) for k, name in enumerate(result.order)]
         forms = {by_name[name].instance_pk: form for name, form in result.forms.items()}
-        freed = settling.settle(group.blob_pk, facts, placements, forms)
+        made_from = {instance.instance_pk: instance.sha256 for instance in group.instances}
+        freed = settling.settle(group.blob_pk, facts, placements, forms, made_from)
         # From here on the blob is the only copy: nothing that fails now may reach `_forget`.
         try:
             numbers = {name: number for number, name in enumerate(result.order)}

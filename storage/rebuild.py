@@ -1,6 +1,5 @@
 """The catalog, made anew from blobs and spool alone."""
 
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -49,10 +48,7 @@ def adopt(archive: Archive, name: str, path: Path) -> int:
     """Enter the blob `name`, whose file lies in its place, with all its instances; return how many."""
     with InstanceReader(path) as reader:
         index = reader.blob.index
-        coded: Counter[str] = Counter()
-        for segment in index.segments:
-            coded[segment.codec] += reader.blob.section_sizes(segment.section)[0]
-        codec = coded.most_common(1)[0][0] if coded else "zstd"
+        codec = index.main_codec()
         main = next((segment for segment in index.segments if segment.codec == codec), None)
         facts = BlobFacts(
             size=reader.blob.size,

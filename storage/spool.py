@@ -411,9 +411,11 @@ class SpoolWriter:
 
     def abandon(self) -> None:
         """Throw away what was written, finished or not; can be called twice."""
-        Path(self._part).unlink(missing_ok=True)
-        self._spool.remove(self.name)
-        self._close()
+        try:
+            Path(self._part).unlink(missing_ok=True)
+            self._spool.remove(self.name)
+        finally:
+            self._close()
 
     def _close(self) -> None:
         if self._open:

@@ -1,5 +1,6 @@
 """Is everything that the node keeps still what it received? Reads and decodes all of it to find out."""
 
+import errno
 import hashlib
 import os
 from collections.abc import Callable, Iterator
@@ -11,6 +12,9 @@ from dcmpress.storage.catalog.search import Located
 from dcmpress.storage.errors import DamagedError, MissingError
 from dcmpress.storage.join import InstanceReader
 from dcmpress.storage.spool import SpoolEntry
+
+_ROTTEN = (errno.EIO, errno.EBADMSG, errno.EUCLEAN)
+"""What a disk says of bytes that it cannot give back. Anything else (permissions, say) is not theirs."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ class Verified:
     """Of the file, in bytes."""
     problems: list[Problem]
     whole: bool = False
-    """Nothing in the file can be read."""
+    """Nothing in the file holds."""
 
 
 def verify(archive: Archive, *, mark: bool = True) -> Iterator[Verified]:
@@ -70,6 +74,8 @@ def _verify_blob(archive: Archive, name: str) -> Verified:
         return Verified(
             name, 0, 0, []
         )  # removed since its folder was listed; the catalog tells if it is missed
+    except OSError as error:
+        return _unread(name, error)
     listed = {item.blob_index: item for item in archive.catalog.in_blob(name)}
     try:
         with InstanceReader(path) as reader:
@@ -78,7 +84,18 @@ def _verify_blob(archive: Archive, name: str) -> Verified:
     except FileNotFoundError:
         return Verified(name, 0, 0, [])  # nothing needs it any more
     except (DamagedError, OSError) as error:
+        if not _is_damage(error):
+            return _unread(name, error)
         return Verified(name, len(listed), size, [Problem(name, "", str(error))], whole=True)
+
+
+def _is_damage(error: DamagedError | OSError) -> bool:
+    return not isinstance(error, OSError) or error.errno in _ROTTEN
+
+
+def _unread(place: str, error: Exception) -> Verified:
+    """Report what could not be checked, which says nothing about it: no instance counts, and none is marked."""
+    return Verified(place, 0, 0, [Problem(place, "", f"not checked: {error}")])
 
 
 def _verify_instances(name: str, reader: InstanceReader, listed: dict[int | None, Located]) -> list[Problem]:
@@ -87,6 +104,8 @@ def _verify_instances(name: str, reader: InstanceReader, listed: dict[int | None
         try:
             reader.blob.section(number)
         except (DamagedError, OSError) as error:
+            if not _is_damage(error):
+                raise
             problems.append(Problem(name, "", str(error)))
     for number, instance in enumerate(reader.blob.index.instances):
         uid = instance.sop_instance_uid
@@ -97,6 +116,8 @@ def _verify_instances(name: str, reader: InstanceReader, listed: dict[int | None
             if digest.hexdigest() != instance.sha256:
                 problems.append(Problem(name, uid, "is not what was received", number))
         except (DamagedError, OSError) as error:
+            if not _is_damage(error):
+                raise
             problems.append(Problem(name, uid, str(error), number))
         row = listed.get(number)
         came = instance.received.form if instance.received else None
@@ -118,10 +139,12 @@ def _verify_spooled(archive: Archive, name: str) -> Verified:
     except MissingError:
         return Verified(place, 0, 0, [])  # compressed and removed meanwhile
     except (DamagedError, OSError) as error:
-        return Verified(place, 1, 0, [Problem(place, "", str(error))])
+        if not _is_damage(error):
+            return _unread(place, error)
+        return Verified(place, 1, 0, [Problem(place, "", str(error))], whole=True)
     uid = entry.meta.sop_instance_uid
     problems = [] if intact else [Problem(place, uid, "is not what was received")]
-    return Verified(place, 1, entry.size, problems)
+    return Verified(place, 1, entry.size, problems, whole=not intact)
 
 
 def _spooled_digest(archive: Archive, entry: SpoolEntry) -> bytes:
@@ -152,9 +175,8 @@ def _mark(archive: Archive, verified: Verified) -> None:
         rows = archive.catalog.in_spool(verified.place.removeprefix("spool/"))
     else:
         rows = archive.catalog.in_blob(verified.place)
-    all_of_it = verified.whole or (spooled and bool(verified.problems))
     numbers = {problem.number for problem in verified.problems} - {None}
-    damaged = [row.instance_pk for row in rows if all_of_it or row.blob_index in numbers]
+    damaged = [row.instance_pk for row in rows if verified.whole or row.blob_index in numbers]
     if damaged:
         archive.catalog.settling.mark_damaged(damaged, verified.problems[0].what[:200])
     if verified.instances:  # 0: the file was gone before it could be read

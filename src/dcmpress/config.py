@@ -249,6 +249,11 @@ def _check_lossless(name: str, parameters: Mapping[str, Any]) -> None:
         raise ValueError(f"codec {name} is lossy; what is received is only ever kept lossless")
 
 
+def _check_pixel_exact(codec: str, *, wanted: bool) -> None:
+    if wanted and codec in KEEPS_AS_RECEIVED:
+        raise ValueError(f"pixel_exact: {codec} keeps the bytes as they come; name a codec of images")
+
+
 class _Rule(_Section):
     match: Mapping[str, str] = {}
     codec: Annotated[str, BeforeValidator(_known_codec)]
@@ -279,10 +284,7 @@ class RuleConfig(_Rule):
     @model_validator(mode="after")
     def _usable(self) -> "RuleConfig":
         _check_lossless(self.codec, self.codec_parameters)
-        if self.pixel_exact and self.codec in KEEPS_AS_RECEIVED:
-            raise ValueError(
-                f"pixel_exact: {self.codec} keeps the bytes as they come; name a codec of images"
-            )
+        _check_pixel_exact(self.codec, wanted=self.pixel_exact)
         return self
 
 
@@ -303,10 +305,19 @@ class ColdConfig(_Section):
     codec: Annotated[str, BeforeValidator(_known_codec)] = "interframe"
     effort: str | None = "dense"
     parameters: Mapping[str, Any] = {}
+    pixel_exact: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _effort_of_its_own_codec(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and values.get("codec", "interframe") != "interframe":
+            return {"effort": None, **values}
+        return values
 
     @model_validator(mode="after")
     def _usable(self) -> "ColdConfig":
         _check_lossless(self.codec, self.codec_parameters)
+        _check_pixel_exact(self.codec, wanted=self.pixel_exact)
         return self
 
     @property

@@ -11,6 +11,7 @@ from dcmpress.storage.catalog.recording import OnConflict, Recorded, Recorder
 from dcmpress.storage.catalog.search import Located, Match
 from dcmpress.storage.catalog.settling import Settling
 from dcmpress.storage.catalog.statistics import Attention, Statistics, attention, gather
+from dcmpress.storage.catalog.tries import Tries
 from dcmpress.storage.received import Received
 
 
@@ -23,6 +24,8 @@ class Catalog:
         self._settling = Settling(database, self._recorder)
         self.commitments = Commitments(database)
         """Requests for storage commitment."""
+        self.tries = Tries(database)
+        """Re-compressions that were in vain."""
 
     @classmethod
     def open(cls, url: str) -> Self:

@@ -182,6 +182,10 @@ class Blob(Base):
     """The codec that the rule wanted, with its parameters, as JSON; not always the one that was kept."""
     fallback: Mapped[str | None]
     """Why some of the frames were not kept as that codec made them."""
+    recompression_tries: Mapped[int] = mapped_column(server_default=text("0"))
+    """Re-compressions that were begun and have not come to an end."""
+    left_alone: Mapped[str | None]
+    """Why re-compression by the codec in `requested` is not tried any more, if it is not."""
 
 
 class Instance(Base):

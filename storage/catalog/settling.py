@@ -255,6 +255,7 @@ class Settling:
         facts: BlobFacts,
         placements: Iterable[tuple[int, int]],
         forms: Mapping[int, Form] | None = None,
+        made_from: Mapping[int, bytes] | None = None,
     ) -> list[str]:
         """Enter a finished, verified blob and move its instances there, in one durable transaction.
 
@@ -263,6 +264,8 @@ class Settling:
         placements : (instance key, position in the blob); instances from the spool or from other blobs.
             One that has been replaced meanwhile is passed over.
         forms : instance key -> the data set in the blob, where it is not the one that was received
+        made_from : instance key -> SHA-256 of the data set that was compressed. An instance that is kept as
+            other bytes by now (a damaged one was healed by what it had been made from) is passed over too.
 
         Returns
         -------
@@ -274,6 +277,7 @@ class Settling:
             If the blob is not announced, or settled already.
         """
         freed: list[str] = []
+        placed: set[int] = set()
         with self._database.writing(durable=True) as connection:
             stored = connection.execute(
                 update(Blob)
@@ -283,21 +287,30 @@ class Settling:
             if stored.rowcount != 1:
                 raise UnknownBlobError(f"no blob is being written with key {blob_pk}")
             for chunk in _chunks(placements):
-                names = (
-                    select(Instance.spool_name)
-                    .where(Instance.pk.in_([pk for pk, _ in chunk]), Instance.spool_name.is_not(None))
+                there = (
+                    select(Instance.pk, Instance.sha256, Instance.spool_name)
+                    .where(Instance.pk.in_([pk for pk, _ in chunk]))
                     .with_for_update()
                 )
-                freed += [name for name in connection.execute(names).scalars() if name]
-                rows = [{"key": pk, "blob": blob_pk, "index": index} for pk, index in chunk]
-                connection.execute(_PLACE, rows)
-            for pk, form in (forms or {}).items():
                 kept = {
+                    row.pk: row.spool_name
+                    for row in connection.execute(there)
+                    if (made_from or {}).get(row.pk, row.sha256) == row.sha256
+                }
+                freed += [name for name in kept.values() if name]
+                rows = [{"key": pk, "blob": blob_pk, "index": index} for pk, index in chunk if pk in kept]
+                if rows:
+                    connection.execute(_PLACE, rows)
+                placed |= kept.keys()
+            for pk, form in (forms or {}).items():
+                if pk not in placed:
+                    continue
+                of_form = {
                     "kept_syntax": form.transfer_syntax_uid,
                     "kept_size": form.size,
                     "kept_sha256": form.sha256,
                 }
-                connection.execute(_REPLACE, kept | {"key": pk})
+                connection.execute(_REPLACE, of_form | {"key": pk})
         return freed
 
     def adopt_blob(

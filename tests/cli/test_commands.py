@@ -5,13 +5,16 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from dcmpress.cli import archive_commands
 from dcmpress.config import load
 from dcmpress.storage.catalog.catalog import Catalog
+from dcmpress.storage.workers import exclusive
 from tests.corpus_files import GOLDEN, data_set, part10_files, series_files
 from tests.nodes import Node, dcmtk, send_unchanged
 
@@ -277,6 +280,38 @@ def test_rebuild_recreates_the_catalog(tmp_path: Path) -> None:
     node.command("rebuild")
     assert node.stats() == before
     assert "0 problems" in node.command("verify").stdout
+
+
+def test_an_interrupted_rebuild_leaves_the_old_catalog_in_force(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = Node(tmp_path / "node")
+    node.command("import", series_files("MR-GE-fMRI")[0].parent)
+    before = node.stats()
+
+    def interrupted(_: object) -> Iterator[object]:
+        raise KeyboardInterrupt
+        yield
+
+    with monkeypatch.context() as patch:
+        patch.setattr(archive_commands, "rebuild_blobs", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            archive_commands.rebuild(node.config_file)
+    assert node.stats() == before
+    node.command("rebuild")
+    assert node.stats() == before
+    left = {path.name.partition(".before-")[0] for path in node.data.glob("catalog*")}
+    assert left == {"catalog.sqlite"}
+
+
+def test_rebuild_does_not_take_the_catalog_from_a_recompression(tmp_path: Path) -> None:
+    node = Node(tmp_path / "node")
+    node.command("import", series_files("MR-GE-fMRI")[0])
+    with exclusive(node.data, "recompress.lock"):
+        refused = node.command("rebuild", check=False)
+    assert refused.returncode == 2
+    assert "stop it first" in refused.stderr
+    assert not list(node.data.glob("catalog*before*"))
 
 
 def test_rebuild_keeps_what_is_still_to_be_committed(tmp_path: Path) -> None:

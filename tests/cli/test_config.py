@@ -169,6 +169,17 @@ def test_pixel_exact_is_for_codecs_of_images_and_off_unless_asked_for(tmp_path: 
     for codec in ("zstd", "store"):
         with pytest.raises(ConfigError, match="keeps the bytes as they come"):
             load(written(tmp_path, rules.format(codec)))
+    cold = "compression:\n  cold: {{codec: {}, pixel_exact: true}}\n"
+    assert not load(written(tmp_path, "{}")).compression.cold.pixel_exact
+    assert load(written(tmp_path, cold.format("jpeg-ls"))).compression.cold.pixel_exact
+    with pytest.raises(ConfigError, match="keeps the bytes as they come"):
+        load(written(tmp_path, cold.format("zstd")))
+
+
+def test_idle_time_recompression_has_the_effort_of_its_codec(tmp_path: Path) -> None:
+    assert load(written(tmp_path, "{}")).compression.cold.codec_parameters == {"effort": "dense"}
+    cold = load(written(tmp_path, "compression:\n  cold: {codec: jpeg-ls}\n")).compression.cold
+    assert cold.codec_parameters == {}
 
 
 def test_changed_keys_are_told_apart_by_what_a_running_node_can_take_over(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from dcmpress.storage.catalog.catalog import Catalog
+from dcmpress.storage.catalog.settling import requested_codec
 from tests.corpus_files import data_set, series_files
 from tests.nodes import Node
 
@@ -51,3 +53,23 @@ def test_where_chooses_the_series(tmp_path: Path) -> None:
     assert "0 instances" in node.command("recompress", "--effort", "fast", "--where", "Modality=CT").stdout
     assert node.command("recompress", "--where", "Colour=red", check=False).returncode == 2
     assert "150 instances" in node.command("recompress", "--effort", "fast", "--where", "Modality=M*").stdout
+
+
+def test_what_is_left_alone_is_shown_and_can_be_tried_again(tmp_path: Path) -> None:
+    node = Node(tmp_path / "node", compression={"rules": [{"codec": "zstd"}]})
+    node.command("import", series_files("MR-GE-fMRI")[0])
+    assert node.stats()["left_alone"] == 0
+    (blob,) = names(node)
+    catalog = Catalog.open(f"sqlite:///{node.data / 'catalog.sqlite'}")
+    catalog.tries.give_up(
+        [blob], requested_codec("interframe", {"effort": "fast"}), "the worker process died"
+    )
+    catalog.close()
+    assert node.stats()["left_alone"] == 1
+    assert "failed on and leaves as they are: 1" in node.command("stats").stdout
+    listed = node.command("stats", "--attention").stdout
+    assert listed == f"blob {blob}  not re-compressed, kept as it is: the worker process died\n"
+    assert "0 instances" in node.command("recompress", "--effort", "fast").stdout
+    assert "1 instances" in node.command("recompress", "--effort", "fast", "--retry").stdout
+    assert node.stats()["left_alone"] == 0
+    assert "0 problems" in node.command("verify").stdout

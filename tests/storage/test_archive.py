@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from sqlalchemy import create_engine, text
 
 from dcmpress.storage.archive import Archive
+from dcmpress.storage.blob import BlobReader
 from dcmpress.storage.elements import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
 from dcmpress.storage.errors import (
     ConflictError,
@@ -27,6 +29,7 @@ from dcmpress.storage.verify import verify
 from tests.storage.objects import (
     assert_serves,
     blob_files,
+    compressed,
     encoded,
     image,
     open_archive,
@@ -416,6 +419,26 @@ def test_rebuilding_gives_the_same_catalog(tmp_path: Path) -> None:
     assert next(iter(rebuild_blobs(archive))).problem == ""
     assert dump(archive) == before
     archive.close()
+
+
+def test_a_mixed_blob_is_listed_under_the_same_codec_after_rebuilding(tmp_path: Path) -> None:
+    """Plain frames that Zstandard coded are most of the bytes, and least of the blob."""
+    root = tmp_path / "archive"
+    noise = np.random.default_rng(1).integers(0, 4096, (1, 64, 64), dtype=np.uint16)
+    with opened(root) as archive:
+        for number, pixels in ((1, noise), (2, np.zeros((1, 512, 512), np.uint16))):
+            data_set = image(number, pixels)
+            receive(archive, encoded(data_set), data_set.SOPInstanceUID)
+        compressed(archive, "jpeg-ls")
+        (blob,) = blob_files(archive)
+        with BlobReader(blob) as reader:
+            assert {segment.codec for segment in reader.index.segments} == {"jpeg-ls", "zstd"}
+        before = archive.catalog.statistics().by_codec
+        assert set(before) == {"zstd"}
+    (root / "catalog.sqlite").unlink()
+    with opened(root) as archive:
+        assert [rebuilt.problem for rebuilt in rebuild_blobs(archive)] == [""]
+        assert archive.catalog.statistics().by_codec == before
 
 
 def test_rebuilding_leaves_out_what_is_damaged(tmp_path: Path) -> None:

@@ -3,16 +3,20 @@
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dcmpress.storage import confirmers
 from dcmpress.storage.archive import Archive
+from dcmpress.storage.blob_index import BlobIndex
 from dcmpress.storage.confirmers import Confirmer, Confirmers
 from dcmpress.storage.errors import MalformedError, NoSpaceError
 from dcmpress.storage.exchange import IncomingBlob
 from tests.storage.objects import SENDER, assert_serves, blob_files, compressed, opened, receive_series
+from tests.storage.test_crash import pipeline_of
 
 
 @pytest.fixture
@@ -83,6 +87,27 @@ def test_every_byte_is_looked_at(source: Archive, archive: Archive) -> None:
             send(archive, bytes(harmed))
     nothing_is_left(archive)
     assert len(archive.confirmers._idle) == 1  # one process for all of them
+
+
+@pytest.mark.parametrize("names", [{"transfer_syntax_uid": "1.2." * 20_000}, {"calling_ae": "A" * 20_000}])
+def test_names_that_no_file_could_hold(
+    source: Archive, archive: Archive, monkeypatch: pytest.MonkeyPatch, names: dict[str, Any]
+) -> None:
+    receive_series(source, n=1)
+    written = BlobIndex.to_json
+
+    def long_names(index: BlobIndex) -> bytes:
+        index.instances = [replace(one, **names) for one in index.instances]
+        return written(index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(BlobIndex, "to_json", long_names)
+        patch.setattr("dcmpress.storage.compress._verify", lambda *_: "")
+        pipeline_of(source).drain()
+    (blob,) = blob_files(source)
+    with pytest.raises(MalformedError, match="more than"):
+        send(archive, blob.read_bytes())
+    nothing_is_left(archive)
 
 
 def test_data_sets_that_are_known_come_one_by_one(source: Archive, archive: Archive) -> None:

@@ -61,6 +61,8 @@ class Inline:
             future.set_exception(error)
         return future
 
+    ended = False
+
     def shutdown(self, **_: object) -> None:
         pass
 

@@ -1,6 +1,7 @@
 """The corpus in, twice, and out again, byte for byte; and files that are not what they seem."""
 
 import hashlib
+import struct
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 
 from dcmpress.storage.archive import WANTED, Archive
 from dcmpress.storage.blob import BlobReader
+from dcmpress.storage.elements import EXPLICIT_VR_LITTLE_ENDIAN
 from dcmpress.storage.errors import DamagedError
 from dcmpress.storage.exporting import export, extract
 from dcmpress.storage.importing import files_below, import_file
@@ -188,3 +190,39 @@ def test_two_versions_in_one_blob_are_both_extracted(archive: Archive, tmp_path:
         assert len(reader.index.instances) == 2
     paths = [item.path for item in extract(blob, tmp_path / "out")]
     assert {data_set(path)[1] for path in paths} == {first, second}
+
+
+def _element(number: int, vr: bytes, value: bytes) -> bytes:
+    if vr == b"OB":
+        return struct.pack("<HH2sHI", 2, number, vr, 0, len(value)) + value
+    return struct.pack("<HH2sH", 2, number, vr, len(value)) + value
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (b"", _element(0x102, b"OB", bytes(2 << 20))),
+        (_element(0x1, b"OB", bytes(2 << 20)), b""),
+        (b"", _element(0x102, b"UI", b"1.2.3.4\0") * 100_000),
+    ],
+    ids=["one element", "its first element", "many elements"],
+)
+def test_endless_file_meta_information_is_refused(
+    archive: Archive, tmp_path: Path, before: bytes, after: bytes
+) -> None:
+    """What is not read of it would be taken for the data set."""
+    data_set = image(1)
+    header = part10_header(FileMeta(MR_IMAGE, data_set.SOPInstanceUID, EXPLICIT_VR_LITTLE_ENDIAN))
+    at = 128 + 4
+    path = tmp_path / "hostile.dcm"
+    path.write_bytes(header[:at] + before + header[at:] + after + encoded(data_set))
+    imported = import_file(archive, path, Sender())
+    assert (imported.outcome, imported.problem) == (
+        "refused",
+        "its file meta information is longer than 1 MiB",
+    )
+    assert archive.spool.names() == []
+    # A quarter of it is no reason.
+    path.write_bytes(header + _element(0x102, b"OB", bytes(1 << 18)) + encoded(data_set))
+    assert import_file(archive, path, Sender()).outcome == "new"
+    assert b"".join(archive.open(data_set.SOPInstanceUID).pieces()) == encoded(data_set)

@@ -20,7 +20,7 @@ from dcmpress.storage.errors import NoSpaceError
 from dcmpress.storage.pipeline import CompressionRule, Pipeline, PipelineSettings
 from dcmpress.storage.recompress import recompress_series
 from dcmpress.storage.verify import verify
-from dcmpress.storage.workers import worker_pool
+from dcmpress.storage.workers import Workers
 from tests.storage.objects import (
     assert_serves,
     blob_files,
@@ -222,7 +222,7 @@ def test_a_recompression_that_does_not_end(archive: Archive) -> None:
     choice, before = CodecChoice("hangs"), datetime.now(UTC) + timedelta(days=1)
     asked = requested_codec("hangs", {})
     (series,) = archive.catalog.settling.stored_otherwise(asked, before)
-    with worker_pool(1) as workers:
+    with Workers(1) as workers:
         limits = PipelineSettings(job_seconds=1)
         (done,) = recompress_series(archive, series, choice, before, limits, workers)
     assert done.problem == "hangs takes too long"

@@ -1,6 +1,7 @@
 """Commands that look at what the archive keeps: stats, verify, inspect, rebuild."""
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,13 +11,14 @@ from rich.table import Table
 
 from dcmpress.cli.app import FAILED, MISUSED, ConfigOption, app, fail, load_config, out
 from dcmpress.cli.progress import counted
-from dcmpress.cli.wiring import open_archive, open_existing_archive
+from dcmpress.cli.wiring import archive_settings, open_archive, open_existing_archive
 from dcmpress.config import Config
 from dcmpress.storage.archive import Archive
 from dcmpress.storage.blob import BlobReader
 from dcmpress.storage.catalog.errors import CatalogError
 from dcmpress.storage.catalog.statistics import Share, Statistics
 from dcmpress.storage.errors import DamagedError
+from dcmpress.storage.folders import flush_folder
 from dcmpress.storage.rebuild import rebuild_blobs
 from dcmpress.storage.verify import verify as verify_archive
 from dcmpress.storage.workers import exclusive
@@ -27,7 +29,7 @@ def stats(
     config: ConfigOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
     attention: Annotated[
-        bool, typer.Option("--attention", help="List the instances that need attention, and why.")
+        bool, typer.Option("--attention", help="List what needs attention, instances and blobs, and why.")
     ] = False,
 ) -> None:
     """Show what the archive holds and how much smaller it is, by modality and by codec."""
@@ -35,15 +37,18 @@ def stats(
     archive = open_existing_archive(settings)
     found = archive.catalog.statistics()
     listed = archive.catalog.attention() if attention else []
+    left_alone = archive.catalog.tries.left_alone()
     cached = archive.disk_cache.size()
     archive.close()
     if attention:
         for item in listed:
             note = f"damaged: {item.reason}" if item.damaged else item.reason
             out.print(f"{item.sop_instance_uid}  {note}", markup=False)
+        for blob in left_alone:
+            out.print(f"blob {blob.blob_name}  not re-compressed, kept as it is: {blob.reason}", markup=False)
         return
     if as_json:
-        out.print(json.dumps(_as_json(found, cached)), markup=False)
+        out.print(json.dumps(_as_json(found, cached) | {"left_alone": len(left_alone)}), markup=False)
         return
     table = Table(box=None, pad_edge=False)
     for name in ("", "instances", "raw", "stored", "ratio"):
@@ -68,6 +73,10 @@ def stats(
         out.print(f"kept pixel-exact, without the bytes that were received: {found.pixel_exact} instances")
     if found.fallbacks:
         out.print(f"blobs in which Zstandard took over from the codec that the rule names: {found.fallbacks}")
+    if left_alone:
+        out.print(
+            f"blobs that re-compression failed on and leaves as they are: {len(left_alone)} (--attention lists them)"
+        )
     if found.needs_attention or found.damaged:
         out.print(
             f"need attention: {found.needs_attention} instances; damaged: {found.damaged} (--attention lists them)"
@@ -188,17 +197,18 @@ def inspect(
 def rebuild(config: ConfigOption = None) -> None:
     """Make the whole catalog anew from blobs and spool. The old one is kept beside it.
 
-    The node must not be running.
+    The node must not be running. Until the new catalog is whole the old one stays in force.
     """
     settings = load_config(config)
     settings.root.mkdir(parents=True, exist_ok=True)
-    with exclusive(settings.root) as mine:
-        if not mine:
+    with exclusive(settings.root) as mine, exclusive(settings.root, "recompress.lock") as alone:
+        if not (mine and alone):
             raise fail(f"a dcmpress is at work in {settings.root}: stop it first", MISUSED)
-        old = _set_aside(settings)
-        archive = open_archive(settings)
-        if old is not None:
-            _carry_over(archive, old)
+        place = _sqlite_file(settings)
+        anew = place.with_name(f"{place.name}.rebuilding") if place else None
+        archive = Archive(
+            replace(archive_settings(settings), catalog_url=_emptied(anew) or settings.catalog_url)
+        )
         total = sum(1 for _ in archive.blobs.names())
         instances = 0
         problems: dict[str, str] = {}
@@ -206,11 +216,18 @@ def rebuild(config: ConfigOption = None) -> None:
             instances += rebuilt.instances
             if rebuilt.problem:
                 problems[rebuilt.blob] = rebuilt.problem
+        if place and anew:
+            if place.exists():
+                _carry_over(archive, place)
+            archive.close()
+            _put_in_place(anew, place)
+            archive = open_archive(settings)
+        # By the new catalog only: what that knows of a blob, the old one may take for unfinished.
         recovered = archive.recover()
         problems |= recovered.problems
         archive.close()
-    for place, problem in problems.items():
-        out.print(f"LEFT OUT {place} {problem}", markup=False)
+    for what, problem in problems.items():
+        out.print(f"LEFT OUT {what} {problem}", markup=False)
     out.print(f"{instances} instances from {total} blobs, {recovered.entered} from the spool")
     if problems:
         raise typer.Exit(FAILED)
@@ -227,15 +244,39 @@ def _carry_over(archive: Archive, old: Path) -> None:
         out.print(f"{requests} requests for storage commitment taken over, still to be answered")
 
 
-def _set_aside(settings: Config) -> Path | None:
-    """Move an SQLite catalog out of the way, and say where to; another database is completed where it is."""
-    if not settings.catalog_url.startswith("sqlite:///"):
-        return None
-    path = Path(settings.catalog_url.removeprefix("sqlite:///"))
+def _sqlite_file(settings: Config) -> Path | None:
+    """Return the file of an SQLite catalog; another database is completed where it is."""
+    url = settings.catalog_url
+    return Path(url.removeprefix("sqlite:///")) if url.startswith("sqlite:///") else None
+
+
+_BESIDE = ("-wal", "-shm")
+"""Suffixes of what SQLite keeps beside a catalog."""
+
+
+def _emptied(file: Path | None) -> str:
+    """Return the URL of a catalog that is not there yet, whatever an interrupted rebuild has left; "" without one."""
+    if file is None:
+        return ""
+    for suffix in ("", *_BESIDE):
+        file.with_name(file.name + suffix).unlink(missing_ok=True)
+    return f"sqlite:///{file}"
+
+
+def _put_in_place(anew: Path, place: Path) -> None:
+    """Let a catalog that is closed take the place of the one that is there, which is kept beside it."""
+    if anew.with_name(f"{anew.name}-wal").exists():
+        raise fail(f"{anew} could not be completed; the catalog is the old one still")
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
-    for suffix in ("", "-wal", "-shm"):
-        file = path.with_name(path.name + suffix)
+    old = place.with_name(f"{place.name}.before-{stamp}")
+    for suffix in _BESIDE:
+        file = place.with_name(place.name + suffix)
         if file.exists():
-            file.rename(path.with_name(f"{path.name}.before-{stamp}{suffix}"))
-    old = path.with_name(f"{path.name}.before-{stamp}")
-    return old if old.exists() else None
+            file.rename(old.with_name(old.name + suffix))
+    if place.exists():
+        try:
+            old.hardlink_to(place)
+        except OSError:  # a file system that has none
+            place.rename(old)
+    anew.replace(place)
+    flush_folder(place.parent)

@@ -138,7 +138,7 @@ def _cold_storage(settings: Config, archive: Archive) -> ColdStorage | None:
     cold = settings.compression.cold
     storage = ColdStorage(
         archive,
-        CodecChoice(cold.codec, cold.codec_parameters),
+        CodecChoice(cold.codec, cold.codec_parameters, cold.pixel_exact),
         timedelta(days=cold.after_days),
         pipeline_settings(settings),
     )
@@ -148,16 +148,17 @@ def _cold_storage(settings: Config, archive: Archive) -> ColdStorage | None:
 
 def _recover(archive: Archive) -> None:
     recovered = archive.recover()
-    if recovered.partial or recovered.entered or recovered.blobs or recovered.dropped:
+    if recovered.partial or recovered.entered or recovered.blobs or recovered.dropped or recovered.scratch:
         logger.info(
             "recovered",
             partial_removed=recovered.partial,
             entered=recovered.entered,
             dropped=recovered.dropped,
             unfinished_blobs=recovered.blobs,
+            scratch_removed=recovered.scratch,
         )
     for name, problem in recovered.problems.items():
-        logger.error("spool file needs attention", file=name, problem=problem)
+        logger.error("file needs attention", file=name, problem=problem)
 
 
 def _reload(
