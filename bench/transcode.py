@@ -32,7 +32,7 @@ from bench import node_workloads as workloads
 from bench.node import into_own_network, servers_in, wait_until_compressed
 from bench.node_client import EXPLICIT
 from bench.node_measure import Cost, get_series, store
-from bench.node_peers import Dcmpress, DcmpressSettled, Orthanc, Server
+from bench.node_peers import Dcmpress, DcmpressDecoding, Orthanc, Server
 
 _PREFIX = "1.2.840.10008.1.2."
 SYNTAXES = {
@@ -53,11 +53,10 @@ class DcmpressSpooled(Dcmpress):
     name = "dcmpress, in the spool"
 
 
-class DcmpressBlobs(DcmpressSettled):
+class DcmpressBlobs(DcmpressDecoding):
     """This node, which has compressed what it received and decodes it for each retrieval."""
 
     name = "dcmpress, in blobs"
-    cache_mib = 0
 
 
 class OrthancArchive(Orthanc):

@@ -4,7 +4,7 @@ Payload, after the header of `dcmpress.codecs.stream`: one byte, the length of a
 codec's own stream. The choice is a matter of the encoder alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -108,12 +108,20 @@ class AutoCodec(Codec):
     def decode(
         self, data: bytes, select: Sequence[int] | None = None, *, max_pixels: int = MAX_PIXELS
     ) -> NDArray[Any]:
+        frames, whole = self.decode_stepwise(data, select, max_pixels=max_pixels)
+        for _ in whole:
+            pass
+        return frames
+
+    def decode_stepwise(
+        self, data: bytes, select: Sequence[int] | None = None, *, max_pixels: int = MAX_PIXELS
+    ) -> tuple[NDArray[Any], Iterator[int]]:
         header, payload = read_stream(data, MAGIC, self.format_version, max_pixels)
         inside, stream = _open(payload)
-        frames = get_codec(inside).decode(stream, select, max_pixels=max_pixels)  # type: ignore[arg-type]
+        frames, whole = get_codec(inside).decode_stepwise(stream, select, max_pixels=max_pixels)  # type: ignore[arg-type]
         if frames.dtype != header.dtype or frames.shape[1:] != header.shape[1:]:
             raise CorruptStreamError("inner stream holds other frames than its header says")
-        return frames
+        return frames, whole
 
     @staticmethod
     def codec_inside(data: bytes) -> str:

@@ -6,7 +6,7 @@ formats; the stream itself carries the format version, and a decoder reads every
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any, ClassVar
 
@@ -83,6 +83,22 @@ class Codec(ABC):
         IndexError
             If `select` names a frame that the stream does not hold.
         """
+
+    def decode_stepwise(
+        self, data: bytes, select: Sequence[int] | None = None, *, max_pixels: int = MAX_PIXELS
+    ) -> tuple[NDArray[Any], Iterator[int]]:
+        """Begin to decode what `decode` does, for a caller who has use for a frame before the last one is done.
+
+        Returns
+        -------
+        frames : ndarray
+            As `decode` returns it. What is in a frame means nothing until the frame is whole.
+        whole : iterator of int
+            Decodes when it is asked for the next; yields the place in `frames` of each frame that has become
+            whole, each place once, and raises what `decode` would.
+        """
+        frames = self.decode(data, select, max_pixels=max_pixels)
+        return frames, iter(range(len(frames)))
 
     def frame_offsets(self, data: bytes) -> list[int] | None:
         """Return where in a stream each frame's own bytes begin, or None if frames are not kept apart."""

@@ -1,4 +1,4 @@
-"""Lossless JPEG-LS images (ITU-T T.87) taken apart and put together again.
+"""Lossless JPEG-LS images (ITU-T T.87): written, taken apart and put together again.
 
 The standard leaves a lossless encoder no choice: samples, and the parameters that stand in the headers, give the
 coded data. Mapping tables, restarts, and scans that are not of whole images are left alone.
@@ -6,6 +6,7 @@ coded data. Mapping tables, restarts, and scans that are not of whole images are
     recipe := scans (1 byte), (bytes of coded data, bytes before them, these) * scans, bytes behind the last
 """
 
+import struct
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from dcmpress.codecs.bits import ByteReader, put_varint
 from dcmpress.codecs.errors import CorruptStreamError
 from dcmpress.codecs.jpeg_ls_decode import READ_SLACK, decode_scan
 from dcmpress.codecs.jpeg_ls_encode import MOST_SAMPLE_BYTES, encode_scan
+from dcmpress.codecs.jpeg_ls_model import MAXVAL, RESET, T1, T2, T3
 from dcmpress.codecs.jpeg_markers import AFTER, next_segment, signed
 
 _SOF55, _LSE, _SOS, _DRI = 0xF7, 0xF8, 0xDA, 0xDD
@@ -122,6 +124,27 @@ def put_together(frame: Array, recipe: bytes) -> bytes:
     if done != len(image.components) or not done:
         raise CorruptStreamError("JPEG-LS: a recipe without all scans")
     return b"".join(parts) + bytes(reader.take(reader.left))
+
+
+def encode_image(image: Array) -> bytes:
+    """Return an image in lossless JPEG-LS; its coded data are the very bytes that CharLS writes.
+
+    Parameters
+    ----------
+    image : uint8 or uint16 array, shape (rows, columns)
+        The stream tells the precision of the dtype.
+    """
+    precision = 8 * image.dtype.itemsize
+    parameters = _Image(precision).parameters()
+    head = struct.pack(">HHHBHHB3B", 0xFFD8, 0xFF00 | _SOF55, 11, precision, *image.shape, 1, 1, 0x11, 0)
+    if precision > 12:  # spelled out, as CharLS does: not every decoder has the standard's defaults there
+        presets = [int(parameters[k]) for k in (MAXVAL, T1, T2, T3, RESET)]
+        head += struct.pack(">HHB5H", 0xFF00 | _LSE, 13, _PRESETS, *presets)
+    head += struct.pack(">HH6B", 0xFF00 | _SOS, 8, 1, 1, 0, 0, 0, 0)
+    limit = 4 * image.nbytes  # no sample takes more than LIMIT bits, four times its own
+    out = np.empty(limit + MOST_SAMPLE_BYTES * image.shape[1] + 64, np.uint8)
+    end = int(encode_scan(out, limit, _planes(image, precision), False, parameters))
+    return b"".join([head, out[:end].tobytes(), b"\xff\xd9"])
 
 
 def _planes(frame: Array, precision: int) -> NDArray[np.uint16]:

@@ -3,6 +3,7 @@
 import hashlib
 from collections import Counter, OrderedDict
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ class InstanceReader:
     def __init__(self, path: Path) -> None:
         self.blob = BlobReader(path)
         self._shells: OrderedDict[int, bytes] = OrderedDict()
-        self._segments: OrderedDict[int, NDArray[Any]] = OrderedDict()
+        self._segments: OrderedDict[int, _Segment] = OrderedDict()
         self._places: list[dict[int, tuple[int, int]]] = [{} for _ in self.blob.index.instances]
         for s, segment in enumerate(self.blob.index.segments):
             for position, (instance, frame) in enumerate(segment.frames):
@@ -55,19 +56,19 @@ class InstanceReader:
         return sorted({instance for instance, _ in self.blob.index.segments[s].frames})
 
     def load(self, s: int) -> None:
-        """Decode the whole segment `s` and keep it for the instances to come.
+        """Keep the segment `s`, decoded as far as it is asked for, for the instances to come.
 
         Raises
         ------
         DamagedError
         """
         if s not in self._segments:
-            self._segments[s] = self._decode(s, None)
+            self._segments[s] = self._opened(s, None)
             while len(self._segments) > 1 and sum(a.nbytes for a in self._segments.values()) > DECODED_BYTES:
                 self._segments.popitem(last=False)
 
     def load_for(self, numbers: Sequence[int]) -> None:
-        """Decode the segments that hold many frames of these instances, at once and not frame by frame.
+        """Keep the segments that hold many frames of these instances, so that none is decoded twice.
 
         Raises
         ------
@@ -139,33 +140,31 @@ class InstanceReader:
             yield self._frames(s, positions)
 
     def _frames(self, s: int, positions: list[int]) -> NDArray[Any]:
-        in_segment = len(self.blob.index.segments[s].frames)
-        if s not in self._segments and 2 * len(positions) < in_segment:
-            return self._decode(s, positions)
-        self.load(s)
-        self._segments.move_to_end(s)
-        if positions == list(range(in_segment)):
-            return self._segments[s]
-        return self._segments[s][np.asarray(positions)]
+        if s not in self._segments and 2 * len(positions) >= len(self.blob.index.segments[s].frames):
+            self.load(s)
+        if s in self._segments:
+            self._segments.move_to_end(s)
+            try:
+                return self._segments[s].take(positions)
+            except DamagedError:
+                del self._segments[s]  # frames that refer to nothing damaged can still be had
+        return self._opened(s, positions).take(range(len(positions)))
 
-    def _decode(self, s: int, positions: list[int] | None) -> NDArray[Any]:
+    def _opened(self, s: int, positions: list[int] | None) -> "_Segment":
         segment: BlobSegment = self.blob.index.segments[s]
         first = self.blob.index.instances[segment.frames[0][0]]
         pixel_format = self.blob.index.pixel_formats[first.pixel_format]
         n_frames = len(segment.frames) if positions is None else len(positions)
         payload = self.blob.section(segment.section)
-        try:
+        name = f"{self.blob.path.name}: segment {s} ({segment.codec})"
+        with _damage(name):
             codec = get_codec(segment.codec, **segment.parameters)
-            frames = codec.decode(
+            frames, whole = codec.decode_stepwise(
                 payload, positions, max_pixels=pixel_format.frame_samples * len(segment.frames)
             )
             if frames.shape != (n_frames, *pixel_format.frame_shape) or frames.dtype.kind not in "iu":
                 raise ValueError(f"it holds {frames.dtype} {frames.shape}")
-        except MemoryError:
-            raise
-        except Exception as error:  # a codec from elsewhere may raise anything
-            raise DamagedError(f"{self.blob.path.name}: segment {s} ({segment.codec}): {error!r}") from error
-        return frames
+        return _Segment(name, frames, whole)
 
     def _shell(self, section: int, start: int, stop: int) -> Iterator[Buffer]:
         if self.blob.section_sizes(section)[1] > LARGEST_HELD:
@@ -176,3 +175,40 @@ class InstanceReader:
             while len(self._shells) > 4:
                 self._shells.popitem(last=False)
         yield memoryview(self._shells[section])[start:stop]
+
+
+class _Segment:
+    """Frames of a segment, decoded as far as they were asked for."""
+
+    def __init__(self, name: str, frames: NDArray[Any], whole: Iterator[int]) -> None:
+        self.nbytes = frames.nbytes
+        self._name = name
+        self._frames = frames
+        self._whole = whole
+        self._ready = bytearray(len(frames))
+
+    def take(self, positions: Sequence[int]) -> NDArray[Any]:
+        """Return frames, copied only if they do not follow each other.
+
+        Raises
+        ------
+        DamagedError
+        """
+        with _damage(self._name):
+            while not all(self._ready[position] for position in positions):
+                self._ready[next(self._whole)] = True
+        first, n = positions[0], len(positions)
+        if list(positions) == list(range(first, first + n)):
+            return self._frames[first : first + n]
+        return self._frames[np.asarray(positions)]
+
+
+@contextmanager
+def _damage(name: str) -> Iterator[None]:
+    """Say of whatever goes wrong while `name` is decoded that it is damaged."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:  # a codec from elsewhere may raise anything
+        raise DamagedError(f"{name}: {error!r}") from error

@@ -14,11 +14,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from queue import SimpleQueue
 from typing import IO, Any
 
 import structlog
 from pydicom.uid import UID
 
+from dcmpress.storage.allocator import FreedMemory
 from dcmpress.storage.blobstore import FolderBlobStore
 from dcmpress.storage.catalog.search import Located
 from dcmpress.storage.disk_cache import DiskCache
@@ -39,6 +41,9 @@ file, and one that is read is sent from its own file."""
 
 BATCH_BYTES = 16 << 20
 """Bytes of data sets that one task decodes."""
+
+SEGMENT_BYTES = 4 << 20
+"""Bytes of data sets after which a task ends where a segment does: tasks are to share the cores evenly."""
 
 READ_BYTES = 2 << 20
 """Bytes of data sets that one task reads as they are: so few that they are sent from the processor's cache."""
@@ -128,6 +133,7 @@ class Retriever:
         self.recent = RecentDataSets(cache_bytes)
         self._ahead = _Allowance(AHEAD_BYTES)
         self._asked = Visits()
+        self._freed = FreedMemory()
         self._spool = spool
         self._blobs = blobs
         self._temporary = temporary
@@ -147,7 +153,13 @@ class Retriever:
         Give them in the order that `Catalog.locate` does: neighbours in a blob are decoded together.
         Closing the iterator gives up what is still being decoded.
         """
-        waiting: deque[tuple[Future[list[Outgoing | Failed]], int]] = deque()
+        with self._freed.kept():
+            yield from self._retrieve(located, choose)
+
+    def _retrieve(
+        self, located: Sequence[Located], choose: ChooseSyntax
+    ) -> Generator[Outgoing | Failed, None, None]:
+        waiting: deque[_Task] = deque()
         retrieval = _Retrieval(BlobReaders(self._blobs), choose)
         batches = _batches(located, retrieval.readers, self._reads())
         try:
@@ -157,17 +169,16 @@ class Retriever:
                     size = sum(item.size for item in batch)
                     if not self._ahead.take(size, in_any_case=not waiting):
                         break
-                    waiting.append((self._pool.submit(self._read_batch, batch, retrieval), size))
+                    task = _Task(size)
+                    waiting.append(task)
+                    task.start(self._pool.submit(self._read_batch, batch, retrieval, task))
                     batch = next(batches, None)
-                future, size = waiting[0]
-                yield from future.result()
-                waiting.popleft()
-                self._ahead.give_back(size)
+                yield from waiting[0].results()
+                self._ahead.give_back(waiting.popleft().size)
         finally:
-            for future, size in waiting:
-                self._ahead.give_back(size)
-                if not future.cancel():
-                    future.add_done_callback(_discard)
+            for task in waiting:
+                self._ahead.give_back(task.size)
+                task.give_up()
             retrieval.readers.close()
 
     def _reads(self) -> Callable[[Located], bool]:
@@ -184,7 +195,7 @@ class Retriever:
 
         return reads
 
-    def _read_batch(self, batch: list[Located], retrieval: "_Retrieval") -> list[Outgoing | Failed]:
+    def _read_batch(self, batch: list[Located], retrieval: "_Retrieval", task: "_Task") -> None:
         kept = [self._kept(item, retrieval) for item in batch]
         with retrieval.readers.lent() as lent:
             try:
@@ -200,7 +211,10 @@ class Retriever:
                     self._expect_more(name, lent(name).segments_of(missing[0]))
             except Exception:
                 pass  # each instance says for itself what is wrong with it
-            return [self._read(item, found, retrieval, lent) for item, found in zip(batch, kept, strict=True)]
+            for item, found in zip(batch, kept, strict=True):
+                if task.given_up:
+                    break
+                task.put(self._read(item, found, retrieval, lent))
 
     def _kept(self, item: Located, retrieval: "_Retrieval") -> Outgoing | None:
         """Return what need not be decoded, from memory or the disk cache; None if it must be."""
@@ -392,6 +406,49 @@ class _Retrieval:
     token: object = field(default_factory=object)
 
 
+class _Task:
+    """Instances that a thread of the pool reads or decodes, handed over one by one as they are ready.
+
+    Parameters
+    ----------
+    size : int
+        Bytes of their data sets.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.given_up = False
+        """Nobody waits for the rest."""
+        self._ready: SimpleQueue[Outgoing | Failed | None] = SimpleQueue()
+
+    def start(self, future: "Future[None]") -> None:
+        """Note what runs it. However that ends, so do the results."""
+        self._future = future
+        future.add_done_callback(lambda _: self._ready.put(None))
+
+    def put(self, result: Outgoing | Failed) -> None:
+        """Hand over the next instance."""
+        self._ready.put(result)
+
+    def results(self) -> Iterator[Outgoing | Failed]:
+        """Yield the instances as they become ready."""
+        while (result := self._ready.get()) is not None:
+            yield result
+        self._future.result()
+
+    def give_up(self) -> None:
+        """Let go of what is ready, and of what still becomes so."""
+        self.given_up = True
+        self._future.cancel()
+        self._future.add_done_callback(lambda _: self._discard())
+
+    def _discard(self) -> None:
+        while not self._ready.empty():
+            result = self._ready.get()
+            if isinstance(result, Outgoing):
+                result.close()
+
+
 class _Allowance:
     """Bytes that may be held by several threads together."""
 
@@ -413,21 +470,14 @@ class _Allowance:
             self._free += size
 
 
-def _discard(future: "Future[list[Outgoing | Failed]]") -> None:
-    """Let go of what was decoded for nobody."""
-    if not future.cancelled() and future.exception() is None:
-        for result in future.result():
-            if isinstance(result, Outgoing):
-                result.close()
-
-
 def _batches(
     located: Sequence[Located], readers: BlobReaders, reads: Callable[[Located], bool]
 ) -> Iterator[list[Located]]:
     """Cut into tasks: instances of one blob whose frames lie in the same segments, or spool files.
 
-    A cut between segments lets each be decoded once. Where the segments allow no cut, a task holds at most
-    four times BATCH_BYTES. A task that only reads, by what `reads` says of each instance, is small.
+    A cut between segments lets each be decoded once; one comes after SEGMENT_BYTES. Where the segments allow no
+    cut, a task holds at most four times BATCH_BYTES. A task that only reads, by what `reads` says of each
+    instance, is small.
     """
     batch: list[Located] = []
     size = 0
@@ -436,9 +486,12 @@ def _batches(
     for item in located:
         plain = reads(item)
         found = () if plain else _segments_of(item, readers)
-        limit = BATCH_BYTES if segments.isdisjoint(found) else 4 * BATCH_BYTES
-        apart = size + item.size > (min(READ_BYTES, limit) if plain and only_reads else limit)
-        if batch and (apart or item.blob_name != batch[0].blob_name):
+        limit = BATCH_BYTES
+        if plain and only_reads:
+            limit = min(READ_BYTES, limit)
+        elif found and segments:
+            limit = min(SEGMENT_BYTES, limit) if segments.isdisjoint(found) else 4 * limit
+        if batch and (size + item.size > limit or item.blob_name != batch[0].blob_name):
             yield batch
             batch, size, segments, only_reads = [], 0, set(), True
         batch.append(item)

@@ -82,11 +82,11 @@ class PixelFormat:
             frames = stored.reshape(-1, self.rows, self.columns, self.samples)
         return frames.astype(frames.dtype.newbyteorder("="), copy=False)
 
-    def to_bytes(self, frames: NDArray[Any]) -> bytes:
-        """Return the bytes that `to_frames` made `frames` from."""
+    def to_bytes(self, frames: NDArray[Any]) -> memoryview:
+        """Return the bytes that `to_frames` made `frames` from; a view of `frames` if they stand there so."""
         if self.samples > 1 and self.by_plane:
             frames = frames.transpose(0, 3, 1, 2)
-        return np.ascontiguousarray(frames, dtype=self.dtype).tobytes()
+        return np.ascontiguousarray(frames, dtype=self.dtype).reshape(-1).view(np.uint8).data
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ neither is written as version 1.
 """
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -56,7 +57,7 @@ _PALETTE = 3  # beside the colour transforms
 _EXPLICIT, _SHIFTED, _DUPLICATES = 1, 2, 4
 
 Array = NDArray[Any]
-Job = Callable[[], Any]
+Job = Callable[[], Iterable[Any]]
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,14 @@ class InterframeCodec(Codec):
     def decode(
         self, data: bytes, select: Sequence[int] | None = None, *, max_pixels: int = MAX_PIXELS
     ) -> NDArray[Any]:
+        frames, whole = self.decode_stepwise(data, select, max_pixels=max_pixels)
+        for _ in whole:
+            pass
+        return frames
+
+    def decode_stepwise(
+        self, data: bytes, select: Sequence[int] | None = None, *, max_pixels: int = MAX_PIXELS
+    ) -> tuple[NDArray[Any], Iterator[int]]:
         header, payload = read_stream(data, MAGIC, self.format_version, max_pixels)
         n = header.shape[0]
         wanted = list(range(n)) if select is None else [int(i) for i in select]
@@ -121,13 +130,16 @@ def _backward() -> Any:
     return backward
 
 
-def _run(jobs: list[Job], n_samples: int) -> list[Any]:
-    """Run the jobs, on several cores if there is enough to do, and return their results in order."""
+def _run(jobs: list[Job], n_samples: int) -> Iterator[Any]:
+    """Run the jobs, on several cores if there is enough to do, and yield what they yield, in order."""
     workers = min(len(jobs), MAX_THREADS)
     if n_samples < STRIPE_SAMPLES or workers < 2:
-        return [job() for job in jobs]
+        for job in jobs:
+            yield from job()
+        return
     with ThreadPoolExecutor(workers) as pool:
-        return list(pool.map(lambda job: job(), jobs))
+        for results in pool.map(lambda job: list(job()), jobs):
+            yield from results
 
 
 def _sections(references: Sequence[int], samples: int) -> list[tuple[int, int]]:
@@ -219,7 +231,7 @@ def _encode(
         for top, bottom in stripes:
             part = _Part(own, own_shifts, first, end, top, bottom, columns)
             jobs.append(_encode_job(frames, kept, layers, transform, part, effort))
-    blobs = [blob for part_blobs in _run(jobs, frames.size) for blob in part_blobs]
+    blobs = list(_run(jobs, frames.size))
     for blob in blobs:
         put_varint(out, len(blob))
     core = _BACKWARD_2 if effort == "dense" else _FORWARD
@@ -308,14 +320,15 @@ def _size(sample: Array, transform: int) -> int:
 
 def _decode(
     payload: memoryview, shape: tuple[int, ...], dtype: np.dtype[Any], wanted: list[int], version: int
-) -> Array:
+) -> tuple[Array, Iterator[int]]:
+    """Return what `decode_stepwise` does."""
     reader = ByteReader(payload)
     core = reader.byte()
     if core == _STORED:
         if reader.left != dtype.itemsize * int(np.prod(shape, dtype=np.int64)):
             raise CorruptStreamError("stored samples do not fill the frames")
         samples = np.frombuffer(reader.take(reader.left), dtype.newbyteorder("<"))
-        return samples.reshape(shape)[wanted].astype(dtype)
+        return samples.reshape(shape)[wanted].astype(dtype), iter(range(len(wanted)))
     flags = reader.byte()
     if core not in (_FORWARD, _BACKWARD, _BACKWARD_2)[: version + 1] or flags > 7:
         raise CorruptStreamError(f"unknown core {core} or flags {flags}")
@@ -353,8 +366,9 @@ def _decode(
     coded_layers = [layer for layer in layers if layer.max_value]
 
     parts = []
+    stripes = _stripes(rows, columns)
     for first, end in _sections(references, rows * columns * n_components):
-        for top, bottom in _stripes(rows, columns):
+        for top, bottom in stripes:
             part = _Part(references, shifts, first, end, top, bottom, columns)
             parts.append((part, [reader.varint(1 << 40) for _ in coded_layers]))
     out = np.empty((len(wanted), *shape[1:]), dtype)
@@ -370,8 +384,27 @@ def _decode(
             jobs.append(_decode_job(blobs, layers, transform, part, core, targets, out))
     if reader.left:
         raise CorruptStreamError("bytes after the last part")
-    _run(jobs, out.size)
-    return out if palette is None else from_ranks(out, palette)
+    whole = _whole(_run(jobs, out.size), len(stripes))
+    if palette is None:
+        return out, whole
+    coloured = np.empty((*out.shape, 3), np.uint8)
+    return coloured, _coloured(out, whole, palette, coloured)
+
+
+def _whole(places: Iterable[int], n_stripes: int) -> Iterator[int]:
+    """Yield each place when it has come up for its last stripe."""
+    seen: Counter[int] = Counter()
+    for place in places:
+        seen[place] += 1
+        if seen[place] == n_stripes:
+            yield place
+
+
+def _coloured(ranks: Array, whole: Iterable[int], palette: Array, out: Array) -> Iterator[int]:
+    """Write the colours of frames of ranks that are whole, and yield their places."""
+    for place in whole:
+        out[place] = from_ranks(ranks[place], palette)
+        yield place
 
 
 def _decode_job(
@@ -383,7 +416,9 @@ def _decode_job(
     targets: list[tuple[int, int]],
     out: Array,
 ) -> Job:
-    def job() -> None:
+    """Return what writes the frames of `targets`, (place in `out`, number in the part), and yields their places."""
+
+    def job() -> Iterator[int]:
         places: dict[int, list[int]] = {}
         for t, k in targets:
             places.setdefault(k, []).append(t)
@@ -399,26 +434,27 @@ def _decode_job(
             k = step[0][0]
             if k in places:
                 planes = iter(step)
-                values = [layer.restore(next(planes)[1] if layer.max_value else blank) for layer in layers]
+                values = [next(planes)[1] if layer.max_value else blank for layer in layers]
                 first, *others = places[k]
                 _place(values, layers, transform, out[first : first + 1, part.top : part.bottom])
                 for t in others:
                     out[t, part.top : part.bottom] = out[first, part.top : part.bottom]
+                yield from places[k]
 
     return job
 
 
 def _place(values: list[Array], layers: list[Layer], transform: int, target: Array) -> None:
-    """Write a frame, `target` (1, rows, columns...), from what its layers add to its components."""
+    """Write a frame, `target` (1, rows, columns...), from the values of its layers."""
     # One layer of samples of up to 16 bits, as nearly always, goes straight to its place.
     if len(layers) == 1 and target.ndim == 3 and target.dtype.itemsize <= 2 and not layers[0].shift:
-        place = target[0].view(f"u{target.dtype.itemsize}")
-        np.add(values[0], np.uint16(layers[0].offset & 0xFFFF), out=place, casting="unsafe")
+        layers[0].write(values[0], target[0].view(f"u{target.dtype.itemsize}"))
         return
     components: list[Any] = [None] * (1 + max(layer.component for layer in layers))
     for layer, value in zip(layers, values, strict=True):
+        added = layer.restore(value)
         before = components[layer.component]
-        components[layer.component] = value if before is None else before + value
+        components[layer.component] = added if before is None else before + added
     for c, offset in {layer.component: layer.offset for layer in layers}.items():
         components[c] = components[c].astype(np.int64) + offset
     frames_from([c[np.newaxis] for c in components], transform, target)

@@ -6,6 +6,7 @@ bits, a low and a high layer. A layer whose values leave many numbers unused is 
 """
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -63,6 +64,26 @@ class Layer:
             _look_up(layer.reshape(-1), self.values.astype(np.uint16), mapped.reshape(-1))
             layer = mapped
         return layer.astype(np.int64) << self.shift if self.shift else layer
+
+    def write(self, layer: Array, out: Array) -> None:
+        """Write the samples of a component that is this layer alone, not shifted, of up to 16 bits.
+
+        Parameters
+        ----------
+        layer : uint16 array
+        out : uint8 or uint16 array, C-contiguous, of the same shape
+        """
+        if self.values is None:
+            np.add(layer, np.uint16(self.offset & 0xFFFF), out=out, casting="unsafe")
+        else:
+            _look_up(layer.reshape(-1), self._samples, out.reshape(-1))
+
+    @cached_property
+    def _samples(self) -> Array:
+        """The low 16 bits of the sample of each rank."""
+        assert self.values is not None
+        samples: Array = (self.values + self.offset & 0xFFFF).astype(np.uint16)
+        return samples
 
 
 _NO_TABLE = np.zeros(0, np.uint16)

@@ -158,6 +158,48 @@ def test_stripes_and_threads_give_the_same_bytes(monkeypatch: pytest.MonkeyPatch
     assert streams[0] == streams[1]
 
 
+@pytest.mark.parametrize("stripe", [1 << 22, 700])
+@pytest.mark.parametrize("effort", ["balanced", "dense"])
+@pytest.mark.parametrize("colours", [1, 3])
+def test_each_frame_is_whole_when_it_is_said_to_be(
+    effort: str, colours: int, stripe: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(container, "STRIPE_SAMPLES", stripe)
+    monkeypatch.setattr(container, "SECTION_SAMPLES", 4000)
+    monkeypatch.setattr(container, "MAX_THREADS", 2)
+    frames = _moving(9, 40, 51)
+    if colours == 3:
+        frames = np.array([[7, 200, 3], [90, 90, 91], [255, 0, 17], [1, 2, 250]], np.uint8)[frames >> 9 & 3]
+    frames[5] = frames[2]
+    codec = InterframeCodec(effort)
+    data = codec.encode(frames)
+    for select in (None, [7, 2, 2, 5]):
+        expected = frames if select is None else frames[select]
+        found, whole = codec.decode_stepwise(data, select)
+        places = []
+        for place in whole:
+            checks.assert_same(found[place], expected[place])
+            places.append(place)
+        assert sorted(places) == list(range(len(expected)))
+
+
+def test_only_what_is_asked_for_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    placed = []
+    place = container._place
+
+    def counted(*given: Any) -> None:
+        placed.append(1)
+        place(*given)
+
+    monkeypatch.setattr(container, "_place", counted)
+    frames = _moving(9, 40, 51)
+    codec = InterframeCodec("balanced")
+    found, whole = codec.decode_stepwise(codec.encode(frames))
+    assert next(whole) == 0
+    assert len(placed) == 1
+    checks.assert_same(found[0], frames[0])
+
+
 def test_long_series_in_sections(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(container, "SECTION_SAMPLES", 3000)
     frames = _moving(40, 20, 24)

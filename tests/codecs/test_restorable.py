@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from dcmpress.codecs import warm
 from dcmpress.codecs.errors import CodecError, CorruptStreamError
+from dcmpress.codecs.jpeg_ls import encode_image
 from dcmpress.codecs.reconstruct import Reconstruct
 from dcmpress.codecs.reconstruct_directory import Image, Piece
 from dcmpress.codecs.restorable import FORMATS, put_together, take_apart
@@ -235,6 +236,17 @@ def test_jpeg_ls_in_colour(interleave: int) -> None:
     for frame in (field((24, 31, 3), "uint8", 8), np.repeat(field((24, 31, 3), "uint8", 5), 9, axis=1)):
         source = np.ascontiguousarray(frame.transpose(2, 0, 1)) if interleave == 0 else frame
         check_jpeg_ls(bytes(jpeg_ls.encode_array(source, interleave_mode=interleave)), frame)
+
+
+@pytest.mark.parametrize("name", LS_FRAMES)
+def test_jpeg_ls_of_our_own_is_what_charls_writes(name: str) -> None:
+    frame = LS_FRAMES[name]
+    data = encode_image(frame)
+    theirs = bytes(imagecodecs.jpegls_encode(frame, out=4 * frame.nbytes + 1024))
+    from_frame_header = theirs[theirs.index(b"\xff\xf7") :]  # before it they have a SPIFF header
+    assert data == b"\xff\xd8" + from_frame_header
+    checks.assert_same(np.asarray(imagecodecs.jpegls_decode(data)).reshape(frame.shape), frame)
+    check_jpeg_ls(data, frame)
 
 
 def with_presets(data: bytes, *presets: int) -> bytes:

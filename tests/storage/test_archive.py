@@ -2,8 +2,10 @@
 
 import hashlib
 import shutil
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,11 @@ import numpy as np
 import pytest
 from sqlalchemy import create_engine, text
 
+from dcmpress.codecs.errors import CorruptStreamError
+from dcmpress.codecs.registry import get_codec
 from dcmpress.storage.archive import Archive
 from dcmpress.storage.blob import BlobReader
+from dcmpress.storage.catalog.search import Located
 from dcmpress.storage.elements import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
 from dcmpress.storage.errors import (
     ConflictError,
@@ -261,6 +266,79 @@ def test_closing_early_gives_up_the_rest(archive: Archive, monkeypatch: pytest.M
     results.close()
     archive.retriever._pool.shutdown(wait=True)
     assert temporary_files(archive) == []
+
+
+def test_each_instance_is_handed_over_when_it_is_ready(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = receive_series(archive, n=6)
+    settle(archive)
+    located = [item for uid in sent if (item := archive.catalog.current_version(uid))]
+    goes_on = threading.Event()
+    read = archive.retriever._read
+
+    def waiting(item: Located, *rest: Any) -> Outgoing | Failed:
+        if item is not located[0]:
+            assert goes_on.wait(60)
+        return read(item, *rest)
+
+    monkeypatch.setattr(archive.retriever, "_read", waiting)
+    found = []
+    for result in archive.retrieve(located, lambda item: item.transfer_syntax_uid):
+        assert isinstance(result, Outgoing)
+        found.append(b"".join(result.pieces()))
+        goes_on.set()
+    assert found == list(sent.values())
+
+
+def test_frames_that_need_nothing_damaged_are_given_out(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where decoding a segment ends at one frame, the others are decoded by themselves."""
+
+    class Failing(type(get_codec("zstd"))):  # type: ignore[misc]
+        def decode_stepwise(self, data: Any, select: Any = None, **limits: Any) -> tuple[Any, Iterator[int]]:
+            if select is not None and 2 in select:
+                raise CorruptStreamError("frame 2")
+            frames, whole = super().decode_stepwise(data, select, **limits)
+            return frames, (cut_short(whole) if select is None else whole)
+
+    def cut_short(whole: Iterator[int]) -> Iterator[int]:
+        for place in whole:
+            if place == 2:
+                raise CorruptStreamError("frame 2")
+            yield place
+
+    sent = receive_series(archive, n=6)
+    settle(archive)
+    located = [item for uid in sent if (item := archive.catalog.current_version(uid))]
+    monkeypatch.setattr("dcmpress.storage.join.get_codec", lambda name, **parameters: Failing(**parameters))
+    results = list(archive.retrieve(located, lambda item: item.transfer_syntax_uid))
+    assert [isinstance(result, Outgoing) for result in results] == [True] * 2 + [False] + [True] * 3
+    for result, data in zip(results, sent.values(), strict=True):
+        assert isinstance(result, Failed) or b"".join(result.pieces()) == data
+
+
+def test_whoever_waits_for_an_archive_that_is_closed_goes_on(archive: Archive) -> None:
+    sent = receive_series(archive, n=1)
+    (item,) = [item for uid in sent if (item := archive.catalog.current_version(uid))]
+    goes_on = threading.Event()
+    for _ in range(archive.retriever._pool._max_workers):
+        archive.retriever._pool.submit(goes_on.wait, 60)
+    ended = threading.Event()
+
+    def retrieve() -> None:
+        with pytest.raises(CancelledError):
+            next(archive.retrieve([item], lambda item: item.transfer_syntax_uid))
+        ended.set()
+
+    thread = threading.Thread(target=retrieve)
+    thread.start()
+    time.sleep(0.2)
+    archive.retriever.close()
+    assert ended.wait(30)
+    goes_on.set()
+    thread.join()
 
 
 def test_what_is_cut_short_is_served_exactly_or_not_at_all(archive: Archive) -> None:

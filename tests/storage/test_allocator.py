@@ -1,0 +1,54 @@
+"""Freed memory is kept while data sets go out, and given back when none do."""
+
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dcmpress.storage import allocator
+from dcmpress.storage.allocator import FreedMemory
+
+SIZE = 24 << 20
+
+
+def resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+
+def test_memory_is_kept_in_use_and_given_back_when_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(allocator, "IDLE_SECONDS", 0.2)
+    given_back = threading.Event()
+    give_back = allocator._give_back
+
+    def noted() -> None:
+        give_back()
+        given_back.set()
+
+    monkeypatch.setattr(allocator, "_give_back", noted)
+    memory = FreedMemory()
+    with memory.kept():
+        before = resident()
+        for _ in range(3):
+            np.ones(SIZE, np.uint8)
+        assert resident() > before + SIZE // 2
+        with memory.kept():
+            pass
+        time.sleep(0.5)
+        assert not given_back.is_set()
+        kept = resident()
+    assert given_back.wait(30)
+    assert resident() < kept - SIZE // 2
+
+
+def test_it_is_kept_again_after_it_was_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(allocator, "IDLE_SECONDS", 0.05)
+    given_back = threading.Semaphore(0)
+    monkeypatch.setattr(allocator, "_give_back", given_back.release)
+    memory = FreedMemory()
+    for _ in range(2):
+        with memory.kept():
+            pass
+        assert given_back.acquire(timeout=30)
+    assert not given_back.acquire(timeout=0.3)
