@@ -55,7 +55,7 @@ FAST = Settings(
     tile=64,
     small_tile=32,
     classes=8,
-    row_step=16,
+    row_step=8,
     iterations=2,
     warm_iterations=2,
     mode_step=8,
@@ -68,7 +68,7 @@ BALANCED = Settings(
     tile=32,
     small_tile=32,
     classes=56,
-    row_step=3,
+    row_step=2,
     iterations=4,
     warm_iterations=2,
     mode_step=2,
@@ -129,7 +129,7 @@ def encode_batch(
     weights, activities, population = _activities(choice, error_maps, level)
     for i in members:
         frames.drop_errors(i)
-    thresholds = _quantiles(population)
+    thresholds = _thresholds(population)
     counts, records = _entropy_code(choice.labels, residuals, activities, thresholds)
     batch = Batch(
         tile, choice.n_extra, shift, choice.coarse, choice.classes, weights, level, thresholds, counts
@@ -238,14 +238,27 @@ def _activity_weights(choice: _Choice, error_maps: list[Array], kind: int) -> Ar
     return usual if fitted is None else fitted.astype(np.uint16)
 
 
-def _quantiles(population: Array) -> Array:
-    """Return N_CONTEXTS - 1 thresholds: 1, then steps of equal population above it."""
-    cumulative = np.cumsum(population[1:])
-    total = int(cumulative[-1])
+def _thresholds(population: Array) -> Array:
+    """Return N_CONTEXTS - 1 thresholds of the activity: 1, then closer together where more samples are.
+
+    A context that holds errors of several scales loses by their ratios, so thresholds lie by the logarithm of the
+    activity, with the square root of the population's density there: steps of equal population would split
+    what is alike already, and leave together what is rare and far apart.
+    """
+    activity = np.arange(1, len(population)) + 8
+    octave = np.frexp(activity)[1] - 4
+    eighth = (activity >> octave) - 8
+    part = 8 * octave + eighth
+    counts = np.bincount(part, population[1:])
+    width = np.zeros(len(counts))
+    width[part] = 1 / (2 * eighth + 17)
+    share = np.sqrt(counts * width) / np.maximum(counts, 1)
+    cumulative = np.cumsum(population[1:] * share[part])
+    total = cumulative[-1]
     n = ans.N_CONTEXTS - 1
     thresholds = np.ones(n, np.int16)
     for k in range(1, n):
-        position = int(np.searchsorted(cumulative, total * k // n, side="right")) + 1
+        position = int(np.searchsorted(cumulative, total * k / n, side="right")) + 1
         thresholds[k] = max(thresholds[k - 1], min(position, context.MAX_ACTIVITY))
     return thresholds
 

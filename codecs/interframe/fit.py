@@ -28,13 +28,39 @@ Array = NDArray[Any]
 
 
 @inline
-def _flat(current: Array, where: Array, n: Any) -> bool:
-    """Whether each of the `n` samples equals the one to its left."""
+def _flat(current: Array, starts: Array, n_rows: Any, width: Any) -> bool:
+    """Whether each of the samples, `width` from each of the starts, equals the one to its left."""
     different = np.int32(0)
-    for k in range(n):
-        i = where[np.uint64(k)]
-        different |= np.int32(current[np.uint64(i)] ^ current[np.uint64(i - 1)])
+    for r in range(n_rows):
+        at = starts[r]
+        for x in range(width):
+            different |= np.int32(current[np.uint64(at + x)] ^ current[np.uint64(at + x - 1)])
     return different == 0
+
+
+@inline
+def _weighted(
+    source: Array,
+    offset: Any,
+    current: Array,
+    starts: Array,
+    n_rows: Any,
+    width: Any,
+    scale: Array,
+    out: Array,
+) -> None:
+    """Fill `out`, int16, with the samples of a tap less W, times the samples' weights, clipped.
+
+    A row at a time, so that the loop is over neighbours in memory and becomes one of vectors.
+    """
+    for r in range(n_rows):
+        at = starts[r]
+        first = r * width
+        tap = at + offset
+        for x in range(width):
+            d = np.float32(source[np.uint64(tap + x)] - current[np.uint64(at + x - 1)])
+            v = np.int32(d * scale[np.uint64(first + x)])
+            out[np.uint64(first + x)] = np.int16(min(max(v, np.int32(-_CLIP)), np.int32(_CLIP)))
 
 
 @njit
@@ -66,13 +92,14 @@ def tile_grams(
     down = (rows + tile - 1) // tile
     samples = np.empty((m + 1, MAX_SAMPLES), np.int16)
     gradient = np.empty(MAX_SAMPLES, np.float32)
-    where = np.empty(MAX_SAMPLES, np.int64)
+    starts = np.empty(tile, np.int64)
     for ty in range(down):
         for tx in range(across):
             x0 = tx * tile
             width = min(tile, columns - x0)
+            n_rows = 0
             n = 0
-            total = np.int64(0)
+            total = np.int32(0)
             for k in range((tile + step - 1) // step):
                 # Every phase of `step` comes up: interpolated images have structure in every 2nd or 3rd row.
                 y = ty * tile + k * step + k % step
@@ -82,32 +109,29 @@ def tile_grams(
                 for x in range(width):
                     i = at + x
                     north = current[np.uint64(i - line)]
-                    g = (
+                    g = np.int32(
                         abs(north - current[np.uint64(i - 1)])
                         + abs(current[np.uint64(i - line - 1)] - north)
                         + abs(current[np.uint64(i - line + 1)] - north)
                         + abs(current[np.uint64(i - 2 * line)] - north)
                     )
-                    total += g
-                    gradient[np.uint64(n + x)] = g
-                    where[np.uint64(n + x)] = i
+                    total = np.int32(total + g)
+                    gradient[np.uint64(n + x)] = np.float32(g)
+                starts[n_rows] = at
+                n_rows += 1
                 n += width
             mean = np.float32(1.0) + np.float32(2.0) * np.float32(total) / np.float32(max(n, 1))
             for k in range(n):
                 gradient[np.uint64(k)] = np.float32(_UNIT) / (mean + gradient[np.uint64(k)])
             gram = grams[ty * across + tx]
-            if _flat(current, where, n):
+            if _flat(current, starts, n_rows, width):
                 gram[:] = np.float32(0.0)
                 continue
             for t in range(m + 1):
                 offset = offsets[t] if t < m else 0
                 frame = frames[t] if t < m else 0
                 source = current if frame == 0 else (reference if frame == 1 else extra[frame - 2])
-                for k in range(n):
-                    i = where[np.uint64(k)]
-                    d = np.float32(source[np.uint64(i + offset)] - current[np.uint64(i - 1)])
-                    v = np.int32(d * gradient[np.uint64(k)])
-                    samples[t, k] = np.int16(min(max(v, np.int32(-_CLIP)), np.int32(_CLIP)))
+                _weighted(source, offset, current, starts, n_rows, width, gradient, samples[t])
             p = 0
             for i in range(m + 1):
                 left = samples[i]

@@ -23,8 +23,7 @@ from dcmpress.codecs.errors import CorruptStreamError
 from dcmpress.codecs.interframe import context, geometry, kernels, predict
 from dcmpress.codecs.interframe.analysis import Settings, encode_batch
 from dcmpress.codecs.interframe.batch import Batch, batch_starts, read_header
-from dcmpress.codecs.interframe.records import N_FRAME_CONTEXTS, read_frame, valid_labels
-from dcmpress.codecs.interframe.side import SideReader
+from dcmpress.codecs.interframe.records import BAD_LABEL, NO_RUNS, read_frame
 from dcmpress.codecs.interframe.window import Window
 
 Array = NDArray[Any]
@@ -129,22 +128,22 @@ def _decode_frame(
     kind = int(frames.references[i] >= 0)
     tile = batch.tile
     reader = ByteReader(record)
-    side = SideReader(reader.take(reader.varint(len(record))), N_FRAME_CONTEXTS)
+    side = as_bytes(reader.take(reader.varint(len(record))))
+    streams = as_bytes(reader.take(reader.left))
     labels = np.empty((-(-rows // tile), -(-columns // tile)), np.int64)
     runs = np.empty(rows * -(-columns // kernels.BLOCK), np.int64)
-    lengths = np.zeros(ans.N_STREAMS + 1, np.int64)
-    n_runs = read_frame(labels, runs, lengths[1:-1], side.probabilities, side.state, side.data)
-    streams = reader.take(reader.left)
-    lengths[-1] = len(streams) - lengths[:-1].sum()
-    if n_runs < -1 or lengths[1:].min() < 2:
-        raise CorruptStreamError("frame record does not fit its frame")
-    starts = np.cumsum(lengths)
-    n_classes = len(batch.classes[kind])
-    if not valid_labels(labels, n_classes, predict.COPY if kind else predict.MEDIAN, predict.NORTH):
-        raise CorruptStreamError("label without coefficients")
+    starts = np.empty(ans.N_STREAMS + 1, np.int64)
+    n_runs = read_frame(
+        side, len(streams), labels, runs, starts,
+        len(batch.classes[kind]), predict.COPY if kind else predict.MEDIAN, predict.NORTH,
+    )  # fmt: skip
+    if n_runs < NO_RUNS:
+        raise CorruptStreamError(
+            "label without coefficients" if n_runs == BAD_LABEL else "frame record does not fit its frame"
+        )
 
     buffer = np.empty(len(streams) + ans.slack_bytes(columns), np.uint8)
-    buffer[: len(streams)] = as_bytes(streams)
+    buffer[: len(streams)] = streams
     buffer[len(streams) :] = 0
     reference, extra = frames.planes_behind(i, batch.n_extra if kind else 0)
     reference_errors = frames.errors_behind(i)
@@ -154,7 +153,7 @@ def _decode_frame(
         batch.n_extra if kind else 0, extra, tile, labels, batch.classes[kind], batch.shift,
         batch.wide[kind], context.error_shift(max_value), batch.weights[kind],
         batch.level, batch.thresholds, table,
-        buffer, starts, runs[: max(n_runs, 0)], n_runs >= 0,
+        buffer, starts, runs[: max(n_runs, 0)], n_runs != NO_RUNS,
     )  # fmt: skip
     if not geometry.unpad(current, frames.planes[i], max_value) or not exact:
         raise CorruptStreamError("frame does not decode: the stream is damaged")

@@ -5,10 +5,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dcmpress.codecs.interframe.side import decode_values
+from dcmpress.codecs.interframe.side import decode_values, open_values
 from dcmpress.codecs.jit import inline, njit
 
 _PLAIN, _LENGTH, _RUN, _LABEL = 0, 1, 2, 3
+NO_RUNS, BAD_RUNS, BAD_STREAM, BAD_LABEL = -1, -2, -3, -4
+"""What `read_frame` returns where it does not return a number of runs."""
 N_FRAME_CONTEXTS = 5
 N_COUNT_CONTEXTS = 17
 
@@ -70,52 +72,75 @@ def frame_values(
 
 @njit
 def read_frame(
-    labels: Array, runs: Array, lengths: Array, probabilities: Array, state: Array, data: Array
+    data: Array,
+    n_bytes: int,
+    labels: Array,
+    runs: Array,
+    starts: Array,
+    n_classes: int,
+    first: int,
+    last: int,
 ) -> Any:
-    """The inverse, reading as it goes; damaged data give labels and lengths out of range.
+    """The inverse: read the values of a record from its side information, `data`, and check them.
 
-    Return the number of runs, -1 if no blocks are skipped, -2 if there are more runs than `runs` holds.
+    Parameters
+    ----------
+    data : uint8 array
+        Damaged data are read to the end like any.
+    n_bytes : int
+        Of all streams together; each has 2 at least.
+    labels, runs : see `frame_values`; written
+    starts : int64 array, shape (streams + 1,); written
+        Where each stream begins; `n_bytes`.
+    n_classes, first, last : int
+        A label is a class below `n_classes`, or from `first` to `last`.
+
+    Returns
+    -------
+    The number of runs; NO_RUNS if no blocks are skipped; BAD_RUNS if there are more runs than `runs` holds,
+    BAD_STREAM if a stream is too short, BAD_LABEL.
     """
+    probabilities, state = open_values(data, N_FRAME_CONTEXTS)
     value = np.empty(1, np.int64)
     context = np.zeros(1, np.uint16)
     decode_values(value, context, probabilities, state, data)
-    n_runs = np.int64(-1)
+    n_runs = np.int64(NO_RUNS)
     if value[0] > 0:
         decode_values(value, context, probabilities, state, data)
         n_runs = value[0]
         if n_runs > len(runs):
-            return np.int64(-2)
+            return np.int64(BAD_RUNS)
         context[0] = _RUN
         for i in range(n_runs):
             decode_values(value, context, probabilities, state, data)
             runs[i] = value[0]
-    before = np.int64(0)
-    for i in range(len(lengths)):
+    length = np.int64(0)
+    starts[0] = 0
+    for i in range(1, len(starts) - 1):
         context[0] = _LENGTH
         decode_values(value, context, probabilities, state, data)
         v = value[0]
-        high = (before >> 12) + (-(v + 1 >> 1) if v & 1 else v >> 1)
+        high = (length >> 12) + (-(v + 1 >> 1) if v & 1 else v >> 1)
         context[0] = _PLAIN
         decode_values(value, context, probabilities, state, data)
-        before = (high << 12) + value[0]
-        lengths[i] = before
+        length = (high << 12) + value[0]
+        starts[i] = starts[i - 1] + length
+        if length < 2:
+            return np.int64(BAD_STREAM)
+    starts[-1] = n_bytes
+    if n_bytes - starts[-2] < 2:
+        return np.int64(BAD_STREAM)
     for y in range(labels.shape[0]):
         for x in range(labels.shape[1]):
             north, west = _neighbours(labels, y, x)
             context[0] = _LABEL + (0 if north == west else 1)
             decode_values(value, context, probabilities, state, data)
             v = value[0]
-            labels[y, x] = north if v == 0 else (west if v == 1 else v - 2)
+            label = north if v == 0 else (west if v == 1 else v - 2)
+            if not (0 <= label < n_classes or first <= label <= last):
+                return np.int64(BAD_LABEL)
+            labels[y, x] = label
     return n_runs
-
-
-@njit
-def valid_labels(labels: Array, n_classes: int, first: int, last: int) -> bool:
-    """Whether every label is a class below `n_classes` or from `first` to `last`."""
-    for label in labels.flat:  # noqa: SIM110 - a kernel has no all()
-        if not (0 <= label < n_classes or first <= label <= last):
-            return False
-    return True
 
 
 @inline

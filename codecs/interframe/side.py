@@ -123,6 +123,16 @@ def _decode_bit(state: Array, data: Array, probabilities: Array, slot: Any) -> A
 
 
 @njit
+def open_values(data: Array, n_contexts: int) -> Any:
+    """Return (probabilities, state) for `decode_values` at the start of coded bytes, uint8; there may be none."""
+    probabilities = np.full(n_contexts * _SLOTS, _HALF, np.int16)
+    state = np.array([0, 0xFFFFFFFF, 4], np.int64)
+    for k in range(4):
+        state[0] = state[0] << 8 | (np.int64(data[k]) if k < len(data) else 0)
+    return probabilities, state
+
+
+@njit
 def decode_values(values: Array, contexts: Array, probabilities: Array, state: Array, data: Array) -> None:
     """Decode `len(values)` values; for kernels whose contexts depend on what they have read."""
     for i in range(len(values)):
@@ -179,10 +189,8 @@ class SideReader:
     """Reads the values back, in any cut into calls. Damaged data give wrong values, never an error."""
 
     def __init__(self, data: memoryview | bytes, n_contexts: int) -> None:
-        self.data = np.frombuffer(data, np.uint8) if len(data) else np.zeros(1, np.uint8)
-        self.probabilities = np.full(n_contexts * _SLOTS, _HALF, np.int16)
-        start = bytes(self.data[:4]).ljust(4, b"\0")
-        self.state = np.array([int.from_bytes(start, "big"), 0xFFFFFFFF, 4], np.int64)
+        self.data = np.frombuffer(data, np.uint8)
+        self.probabilities, self.state = open_values(self.data, n_contexts)
 
     def take(self, n_values: int, contexts: Array | int) -> Array:
         """Return the next values, int64, each under its context (or all under one)."""
