@@ -1,6 +1,6 @@
-"""Size of `dense` against JPEG-LS and JPEG XL 7 on every image of groups of the corpus, colour and screens included.
+"""Size of `interframe` against JPEG-LS and JPEG XL 7 on every image of groups of the corpus: colour, screens too.
 
-    python -m bench.dense_groups [--corpus DIR] [--samples N] [GROUP ...]
+    python -m bench.dense_groups [--effort dense] [--corpus DIR] [--samples N] [GROUP ...]
 
 Every stream is decoded and compared. Sizes are whole streams. `x` is CPU time relative to CharLS on the same frames,
 one run, encoding and decoding.
@@ -19,6 +19,7 @@ from tests import corpus
 
 from dcmpress.codecs.interframe import codec as interframe_codec
 from dcmpress.codecs.registry import get_codec
+from dcmpress.codecs.warm import warm
 
 GROUPS = ("US-PAL-echo", "US-RGB-singles", "US-execho", "VL", "Barre-singles", "NM")
 
@@ -30,17 +31,17 @@ def timed(function: Callable[[], Any]) -> tuple[Any, float]:
     return result, time.process_time() - start
 
 
-def measure(path: Path, most: int) -> str:
+def measure(path: Path, most: int, effort: str) -> str:
     """Return a row of the table."""
     frames = corpus.frames_of(path)
     frames = frames[: max(1, most // frames[0].size)]
-    dense, peer, other = (
-        get_codec("interframe", effort="dense"),
+    own, peer, other = (
+        get_codec("interframe", effort=effort),
         get_codec("jpeg-ls"),
         get_codec("jpeg-xl", effort=7),
     )
-    data, encoding = timed(partial(dense.encode, frames))
-    again, decoding = timed(partial(dense.decode, data))
+    data, encoding = timed(partial(own.encode, frames))
+    again, decoding = timed(partial(own.decode, data))
     if not np.array_equal(again, frames):
         raise SystemExit(f"{path}: decoded frames differ")
     reference, peer_encoding = timed(partial(peer.encode, frames))
@@ -49,25 +50,25 @@ def measure(path: Path, most: int) -> str:
     return (
         f"| {path.name} | {'x'.join(str(n) for n in frames.shape)} | {8 * size / frames.size:.3f} "
         f"| {size / len(reference):.3f} | {size / len(other.encode(frames)):.3f} | {size / frames.nbytes:.3f} "
-        f"| {encoding / peer_encoding:.0f} | {decoding / peer_decoding:.0f} |"
+        f"| {encoding / peer_encoding:.1f} | {decoding / peer_decoding:.1f} |"
     )
 
 
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--effort", default="dense", choices=("fast", "balanced", "dense"))
     parser.add_argument("--corpus", type=Path, default=corpus.FOLDER)
     parser.add_argument("--samples", type=int, default=2_000_000, help="at most so many of each image")
     parser.add_argument("groups", nargs="*", default=GROUPS)
     options = parser.parse_args()
     interframe_codec.MAX_THREADS = 1
-    codec = get_codec("interframe", effort="dense")
-    codec.decode(codec.encode(np.zeros((2, 40, 40), np.uint8)))  # kernels compiled
+    warm(get_codec("interframe", effort=options.effort))
     print("| image | frames | bpp | /JPEG-LS | /JPEG XL 7 | /stored | enc x | dec x |\n" + "|---" * 8 + "|")
     for group in options.groups:
         for entry in corpus.entries(group, options.corpus):
             try:
-                print(measure(entry.path, options.samples), flush=True)
+                print(measure(entry.path, options.samples, options.effort), flush=True)
             except (AttributeError, ValueError) as error:
                 print(f"    {entry.path.name}: {error}", file=sys.stderr)
 

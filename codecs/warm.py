@@ -1,5 +1,7 @@
 """Kernels compiled before they are needed, so that no image waits for the compiler."""
 
+from typing import Any
+
 import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
@@ -34,9 +36,11 @@ def warm(codec: Codec) -> None:
         If it does not give back what it was given: this machine is not to be trusted with it.
     """
     smooth = _smooth()
+    drawn = _drawn()
     for name in codec.dtypes:
         frames = smooth.astype(name)
-        for given in (frames, np.stack([frames, frames // 2, frames], axis=-1)):
+        lines = drawn.astype(name)
+        for given in (frames, _in_colour(frames), lines, _in_colour(lines)):
             data = codec.encode(given, [-1, 0, 1])
             whole, last = codec.decode(data), codec.decode(data, [2])
             if codec.lossless and not (np.array_equal(whole, given) and np.array_equal(last[0], given[2])):
@@ -49,6 +53,20 @@ def _smooth() -> NDArray[np.int64]:
     noise = np.random.default_rng(1).integers(0, 7, (3, _SIDE, _SIDE))
     frames = (60 + 50 * np.sin(x / 9) * np.cos(y / 7)).astype(np.int64)[np.newaxis] + noise
     frames[:, :16] = frames[0, 0, 0]
+    return frames
+
+
+def _in_colour(frames: NDArray[Any]) -> NDArray[Any]:
+    return np.stack([frames, frames // 2, frames], axis=-1)
+
+
+def _drawn() -> NDArray[np.int64]:
+    """Return three frames of a pattern that repeats itself, and goes on to do so."""
+    tile = np.random.default_rng(2).integers(0, 5, (3, 8, 8)) * 25
+    tile[1:] = tile[0]
+    tile[2, 3] = 0
+    frames = np.tile(tile, (1, _SIDE // 8, _SIDE // 8))
+    frames[:, 40:56] = 0
     return frames
 
 

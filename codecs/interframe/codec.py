@@ -1,16 +1,16 @@
-"""The flagship: one container and frame preparation, two cores, three efforts.
+"""The flagship: one container and frame preparation, three cores, three efforts.
 
 Payload, after the header of `dcmpress.codecs.stream`:
 
     1 byte    0: the samples follow as they are (little endian); 1: forward core; 2, 3: backward core,
-              revision 1 and 2
+              revision 1 and 2; 4: graphics core
     1 byte    flags: 1 explicit references, 2 shifts, 4 duplicates
     ...       duplicates, references, shifts, colour transform or palette, layers
     ...       varint length of each part: for each section, stripe and layer
     ...       the parts
 
-docs/codec-interframe.md describes all of it. Version 2 of the format adds core 3 and palettes; a stream that has
-neither is written as version 1.
+docs/codec-interframe.md describes all of it. Version 2 of the format adds core 3 and palettes, version 3 core 4; a
+stream is written as the lowest version that has what it uses.
 """
 
 import os
@@ -26,9 +26,10 @@ from numpy.typing import NDArray
 from dcmpress.codecs.base import MAX_PIXELS, Codec, check_frames, check_references, check_shifts
 from dcmpress.codecs.bits import ByteReader, put_signed, put_varint
 from dcmpress.codecs.errors import CorruptStreamError
-from dcmpress.codecs.interframe import forward
+from dcmpress.codecs.interframe import forward, graphics
 from dcmpress.codecs.interframe.analysis import BALANCED, FAST
 from dcmpress.codecs.interframe.colour_choice import choose_colours
+from dcmpress.codecs.interframe.graphics_choice import choose_graphics
 from dcmpress.codecs.interframe.palette import from_ranks, put_palette, read_palette, to_ranks
 from dcmpress.codecs.interframe.planes import (
     DIFFERENCES,
@@ -52,12 +53,15 @@ MAX_COLUMNS = 65_535
 """Wider frames are not images, and are stored."""
 SECTION_SAMPLES = 1 << 20
 STRIPE_SAMPLES = 1 << 22
-_STORED, _FORWARD, _BACKWARD, _BACKWARD_2 = 0, 1, 2, 3
+_STORED, _FORWARD, _BACKWARD, _BACKWARD_2, _GRAPHICS = 0, 1, 2, 3, 4
+_VERSION_OF = {_STORED: 1, _FORWARD: 1, _BACKWARD: 1, _BACKWARD_2: 2, _GRAPHICS: 3}
+"""Core -> version of the format that it came with."""
 _PALETTE = 3  # beside the colour transforms
 _EXPLICIT, _SHIFTED, _DUPLICATES = 1, 2, 4
 
 Array = NDArray[Any]
 Job = Callable[[], Iterable[Any]]
+Encoder = Callable[[Array, int, "_Part"], bytes]
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,7 @@ class InterframeCodec(Codec):
     effort: str = "balanced"
 
     codec_id: ClassVar[str] = "interframe"
-    format_version: ClassVar[int] = 2
+    format_version: ClassVar[int] = 3
     dtypes: ClassVar[tuple[str, ...]] = ("uint8", "int8", "uint16", "int16", "uint32", "int32")
     uses_references: ClassVar[bool] = True
 
@@ -98,8 +102,7 @@ class InterframeCodec(Codec):
             payload = _encode(frames, explicit, moved, self.effort)
         if payload is None or len(payload) > frames.nbytes:
             payload = bytes([_STORED]) + frames.astype(frames.dtype.newbyteorder("<"), copy=False).tobytes()
-        version = 2 if payload[0] == _BACKWARD_2 else 1
-        return write_stream(MAGIC, version, frames, payload)
+        return write_stream(MAGIC, _VERSION_OF[payload[0]], frames, payload)
 
     def decode(
         self, data: bytes, select: Sequence[int] | None = None, *, max_pixels: int = MAX_PIXELS
@@ -187,20 +190,22 @@ def _encode(
 ) -> bytes:
     twins = _duplicates(frames)
     kept = np.array([i for i, j in enumerate(twins) if i == j])
-    if effort == "dense" and references is None:
-        # The backward core has no index of frames; this keeps every stream at a byte a frame or more. It decodes
+    position = {int(i): k for k, i in enumerate(kept)}
+    own = _between_kept(references, twins, position)
+    drawn = None if effort == "dense" else choose_graphics(frames, kept, own)
+    if references is None and (effort == "dense" or drawn is not None):
+        # These cores have no index of frames; this keeps every stream at a byte a frame or more. They decode
         # a section from its start, so a frame without reference inside one would bring nothing.
         references = default_references(len(frames), max(CHAIN, -(-SECTION_SAMPLES // frames[0].size)))
+        own = _between_kept(references, twins, position)
     flags = _EXPLICIT if references is not None else 0
     out = bytearray()
     if len(kept) < len(frames):
         flags |= _DUPLICATES
         for i, j in enumerate(twins):
             put_varint(out, i - j)
-    position = {int(i): k for k, i in enumerate(kept)}
     own_shifts: list[tuple[int, int]] | None = None
     if references is not None:
-        own = [position[twins[references[i]]] if references[i] >= 0 else -1 for i in kept]
         for k, r in enumerate(own):
             put_varint(out, k - r if r >= 0 else 0)
         limit = 1 << 15
@@ -212,30 +217,39 @@ def _encode(
             for dy, dx in own_shifts:
                 put_signed(out, dy)
                 put_signed(out, dx)
-    else:
-        own = default_references(len(kept))
 
-    transform, palette = _choose_colours(frames, kept, effort)
+    if drawn is None:
+        transform, palette = _choose_colours(frames, kept, effort)
+    else:
+        transform, palette = NO_TRANSFORM, drawn.palette
     if palette is None:
         out.append(transform)
     else:
         frames = to_ranks(frames, palette)
         out.append(_PALETTE)
         put_palette(out, palette)
-    layers = find_layers(frames, transform, kept, effort == "dense")
+    layers = find_layers(frames, transform, kept, effort == "dense") if drawn is None else drawn.layers
     put_layers(out, layers)
+    encoders = [_encoder(effort, None if drawn is None else drawn.by_symbols[k]) for k in range(len(layers))]
     rows, columns = frames.shape[1:3]
     stripes = _stripes(rows, columns)
     jobs = []
     for first, end in _sections(own, frames[0].size):
         for top, bottom in stripes:
             part = _Part(own, own_shifts, first, end, top, bottom, columns)
-            jobs.append(_encode_job(frames, kept, layers, transform, part, effort))
+            jobs.append(_encode_job(frames, kept, layers, transform, part, encoders))
     blobs = list(_run(jobs, frames.size))
     for blob in blobs:
         put_varint(out, len(blob))
-    core = _BACKWARD_2 if effort == "dense" else _FORWARD
+    core = _BACKWARD_2 if effort == "dense" else _FORWARD if drawn is None else _GRAPHICS
     return b"".join([bytes([core, flags]), out, *blobs])
+
+
+def _between_kept(references: list[int] | None, twins: list[int], position: dict[int, int]) -> list[int]:
+    """Return the references of the frames that are coded, of frames of theirs."""
+    if references is None:
+        return default_references(len(position))
+    return [position[twins[references[i]]] if references[i] >= 0 else -1 for i in position]
 
 
 @dataclass(frozen=True)
@@ -264,7 +278,7 @@ class _Part:
 
 
 def _encode_job(
-    frames: Array, kept: Array, layers: list[Layer], transform: int, part: _Part, effort: str
+    frames: Array, kept: Array, layers: list[Layer], transform: int, part: _Part, encoders: list[Encoder]
 ) -> Job:
     def job() -> list[bytes]:
         chosen = kept[part.first : part.end]
@@ -274,21 +288,27 @@ def _encode_job(
             block = frames[chosen, part.top : part.bottom]
         components = components_of(block, transform)
         return [
-            _encode_planes(layer.extract(components[layer.component]), layer.max_value, part, effort)
-            for layer in layers
+            encode(np.ascontiguousarray(layer.extract(components[layer.component])), layer.max_value, part)
+            for layer, encode in zip(layers, encoders, strict=True)
             if layer.max_value
         ]
 
     return job
 
 
-def _encode_planes(planes: Array, max_value: int, part: _Part, effort: str) -> bytes:
-    planes = np.ascontiguousarray(planes)
-    if effort == "dense":
-        coded: bytes = _backward().encode_planes(planes, max_value, part.references)
-        return coded
-    settings = FAST if effort == "fast" else BALANCED
-    return forward.encode_planes(planes, max_value, part.references, part.shifts, settings)
+def _encoder(effort: str, by_symbols: bool | None) -> Encoder:
+    """Return what makes a part of planes: the graphics core if it is told about literals, else that of the effort."""
+
+    def encode(planes: Array, max_value: int, part: _Part) -> bytes:
+        if by_symbols is not None:
+            return graphics.encode_planes(planes, max_value, part.references, part.shifts, by_symbols)
+        if effort == "dense":
+            coded: bytes = _backward().encode_planes(planes, max_value, part.references)
+            return coded
+        settings = FAST if effort == "fast" else BALANCED
+        return forward.encode_planes(planes, max_value, part.references, part.shifts, settings)
+
+    return encode
 
 
 def _choose_colours(frames: Array, kept: Array, effort: str) -> tuple[int, Array | None]:
@@ -314,7 +334,8 @@ def _size(sample: Array, transform: int) -> int:
     """Return the bytes of one frame in the fast effort, tables not counted."""
     only = np.zeros(1, np.int64)
     part = _Part([-1], None, 0, 1, 0, sample.shape[1], sample.shape[2])
-    job = _encode_job(sample, only, find_layers(sample, transform, only), transform, part, "fast")
+    layers = find_layers(sample, transform, only)
+    job = _encode_job(sample, only, layers, transform, part, [_encoder("fast", None)] * len(layers))
     return sum(len(blob) for blob in job())
 
 
@@ -330,7 +351,7 @@ def _decode(
         samples = np.frombuffer(reader.take(reader.left), dtype.newbyteorder("<"))
         return samples.reshape(shape)[wanted].astype(dtype), iter(range(len(wanted)))
     flags = reader.byte()
-    if core not in (_FORWARD, _BACKWARD, _BACKWARD_2)[: version + 1] or flags > 7:
+    if _VERSION_OF.get(core, version + 1) > version or flags > 7:
         raise CorruptStreamError(f"unknown core {core} or flags {flags}")
     n, rows, columns = shape[:3]
     if n > len(payload) or columns > MAX_COLUMNS:
@@ -463,6 +484,10 @@ def _place(values: list[Array], layers: list[Layer], transform: int, target: Arr
 def _decode_planes(
     blob: memoryview, max_value: int, part: _Part, core: int, select: list[int]
 ) -> Iterable[tuple[int, Array]]:
+    if core == _GRAPHICS:
+        return graphics.decode_planes(
+            bytes(blob), part.shape, max_value, part.references, part.shifts, select
+        )
     if core != _FORWARD:
         revision = 1 if core == _BACKWARD else 2
         planes = _backward().decode_planes(

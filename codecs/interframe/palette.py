@@ -46,11 +46,7 @@ def to_ranks(frames: Array, palette: Array) -> Array:
     """Return the frames as ranks of `palette`, which must have all their colours: (n, rows, columns), uint16."""
     slots = np.full(_SLOTS, -1, np.int64)
     rank_of = np.zeros(_SLOTS, np.uint16)
-    keys = _keys(palette)
-    for rank, key in enumerate(keys.tolist()):
-        place = _place(key, slots)
-        slots[place] = key
-        rank_of[place] = rank
+    _number(palette, slots, rank_of)
     ranks = np.empty(frames.shape[:3], np.uint16)
     for frame, target in zip(frames, ranks, strict=True):
         _rank(np.ascontiguousarray(frame).reshape(-1, 3), slots, rank_of, target.reshape(-1))
@@ -65,9 +61,9 @@ def from_ranks(ranks: Array, palette: Array) -> Array:
     CorruptStreamError
         If a rank has no colour.
     """
-    if ranks.size and int(ranks.max()) >= len(palette):
+    frames = np.empty((*ranks.shape, 3), np.uint8)
+    if not _colour(ranks.reshape(-1), palette.astype(np.uint8), frames.reshape(-1, 3)):
         raise CorruptStreamError("rank beyond the palette")
-    frames: Array = palette.astype(np.uint8)[ranks]
     return frames
 
 
@@ -97,6 +93,29 @@ def _meet(pixels, slots, count):
             if count > MAX_COLOURS:
                 break
     return count
+
+
+@njit
+def _number(palette, slots, rank_of):
+    """Put the colours of a palette into the slots, and note the rank of each."""
+    for rank in range(len(palette)):
+        p = _U(rank)
+        key = np.int64(palette[p, 0]) << 16 | np.int64(palette[p, 1]) << 8 | np.int64(palette[p, 2])
+        place = _place(key, slots)
+        slots[_U(place)] = key
+        rank_of[_U(place)] = rank
+
+
+@njit
+def _colour(ranks, palette, pixels):
+    """Write the colours of ranks; False, and only those before, if one has none."""
+    for i in range(len(ranks)):
+        rank = ranks[_U(i)]
+        if rank >= len(palette):
+            return False
+        for k in range(3):
+            pixels[_U(i), _U(k)] = palette[_U(rank), _U(k)]
+    return True
 
 
 @njit
@@ -134,10 +153,3 @@ def read_palette(reader: ByteReader) -> Array:
     if n == 0 or palette.min() < 0 or palette.max() > 255:
         raise CorruptStreamError("impossible palette")
     return palette
-
-
-def _keys(colours: Array) -> Array:
-    """Return the colours of an array (..., 3) as one number each."""
-    wide = colours.astype(np.int64)
-    keys: Array = wide[..., 0] << 16 | wide[..., 1] << 8 | wide[..., 2]
-    return keys

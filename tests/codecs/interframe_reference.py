@@ -1,4 +1,4 @@
-"""A decoder of `interframe`, forward core, in plain Python, written after docs/codec-interframe.md.
+"""A decoder of `interframe`, forward and graphics core, in plain Python, written after docs/codec-interframe.md.
 
 Slow and without most checks: it shows that the document is enough, and guards against a change of the format.
 It shares no code with the codec but NumPy.
@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from tests.codecs.graphics_reference import GraphicsPart
 
 TAPS = (
     [(0, -1), (0, -2)]
@@ -107,7 +109,7 @@ def decode(data: bytes) -> NDArray[Any]:
     (core,) = reader.take(1)
     if core == 0:
         return np.frombuffer(data[25:], dtype.newbyteorder("<")).reshape(shape).astype(dtype)
-    assert core == 1
+    assert core == 1 or (core == 4 and data[4] >= 3)
     (flags,) = reader.take(1)
     twin = [i - (reader.varint() if flags & 4 else 0) for i in range(n)]
     own = [i for i in range(n) if twin[i] == i]
@@ -120,6 +122,10 @@ def decode(data: bytes) -> NDArray[Any]:
     if flags & 2:
         shifts = [(reader.signed(), reader.signed()) for _ in range(m)]
     (transform,) = reader.take(1)
+    colours = np.zeros((0, 3), np.int64)
+    if transform == 3:
+        colours = _palette(reader)
+        samples = 0
     layers = []
     for _ in range(reader.varint()):
         component, offset, shift, _, top = (
@@ -161,18 +167,30 @@ def decode(data: bytes) -> NDArray[Any]:
     for (first, end, top, bottom, layer), length in zip(parts, lengths, strict=True):
         c, _, shift, max_value, ranks = layers[layer]
         local = [k - first if k >= 0 else -1 for k in references[first:end]]
-        part = Part(reader.take(length), bottom - top, columns, max_value, local, shifts[first:end])
+        kind = Part if core == 1 else GraphicsPart
+        part = kind(reader.take(length), bottom - top, columns, max_value, local, shifts[first:end])
         for k, plane in enumerate(part.decode()):
             values = np.array(ranks)[plane] if ranks else plane
             components[c, first + k, top:bottom] += values.astype(np.int64) << shift
     assert reader.at == len(reader.data)
-    if transform:
+    if transform in (1, 2):
         y, u, v = components
         green = y - ((u + v) >> 2) if transform == 1 else y
         components = np.stack([v + green, green, u + green])
     out = components.transpose(1, 2, 3, 0) if samples else components[0]
+    if transform == 3:
+        out = colours[out]
     position = {i: k for k, i in enumerate(own)}
     return out[[position[i] for i in twin]].astype(dtype)
+
+
+def _palette(reader: Bytes) -> NDArray[np.int64]:
+    """Return the colours of a palette: red, green, blue."""
+    n = reader.varint()
+    side = Side(reader.take(reader.varint()))
+    steps = [[side.signed(c) for c in range(3)] for _ in range(n)]
+    green, red, blue = np.cumsum(steps, axis=0).T
+    return np.stack([red + green, green, blue + green], axis=1)
 
 
 class Part:

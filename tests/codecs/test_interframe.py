@@ -222,7 +222,7 @@ def test_refuses_before_it_allocates() -> None:
 
 def test_a_newer_version_is_refused() -> None:
     data = bytearray(InterframeCodec().encode(np.zeros((1, 2, 2), np.uint8)))
-    data[4] = 3
+    data[4] = 4
     with pytest.raises(UnknownVersionError):
         InterframeCodec().decode(bytes(data))
 

@@ -62,13 +62,13 @@ def with_checksum(stream: bytes) -> bytes:
 
 
 def images(chooser: random.Random) -> NDArray[Any]:
-    """Return small frames of some kind: noise, smooth, flat, sparse, repeated, in colour."""
+    """Return small frames of some kind: noise, smooth, flat, sparse, repeated, drawn, in colour."""
     rng = np.random.default_rng(chooser.randrange(1 << 32))
     n, rows, columns = chooser.choice([1, 2, 3, 9]), chooser.randint(1, 70), chooser.randint(1, 70)
     dtype = np.dtype(chooser.choice(["uint8", "int8", "uint16", "int16"]))
     info = np.iinfo(dtype)
     y, x = np.mgrid[:rows, :columns]
-    kind = chooser.randrange(6)
+    kind = chooser.randrange(7)
     if kind == 0:
         values = rng.integers(info.min, info.max, (n, rows, columns), endpoint=True)
     elif kind == 1:
@@ -79,6 +79,9 @@ def images(chooser: random.Random) -> NDArray[Any]:
         values = rng.choice([0, 1, 17, 100, int(info.max)], (n, rows, columns))
     elif kind == 4:
         values = np.repeat(rng.integers(0, 90, (1, rows, columns)), n, axis=0)
+    elif kind == 5:
+        values = np.tile(rng.integers(0, 3, (8, 6)) * 40, (-(-rows // 8), -(-columns // 6)))[:rows, :columns]
+        values = np.where(rng.random((n, rows, columns)) < 0.02, 77, values)
     else:
         values = np.where((x - columns / 2) ** 2 + (y - rows / 2) ** 2 < rows * columns / 6, 60, 0)
         values = values + rng.integers(0, 3, (n, rows, columns))
