@@ -28,13 +28,12 @@ from dcmpress.codecs.bits import ByteReader, put_signed, put_varint
 from dcmpress.codecs.errors import CorruptStreamError
 from dcmpress.codecs.interframe import forward, graphics
 from dcmpress.codecs.interframe.analysis import BALANCED, FAST
-from dcmpress.codecs.interframe.colour_choice import choose_colours
+from dcmpress.codecs.interframe.colour_choice import choose_colours, choose_transform
 from dcmpress.codecs.interframe.graphics_choice import choose_graphics
 from dcmpress.codecs.interframe.palette import from_ranks, put_palette, read_palette, to_ranks
 from dcmpress.codecs.interframe.planes import (
     DIFFERENCES,
     NO_TRANSFORM,
-    RCT,
     Layer,
     components_of,
     find_layers,
@@ -317,26 +316,7 @@ def _choose_colours(frames: Array, kept: Array, effort: str) -> tuple[int, Array
         return NO_TRANSFORM, None
     if effort == "dense":
         return choose_colours(frames, kept)
-    sample = _middle(frames, kept)
-    sizes = [_size(sample, transform) for transform in (NO_TRANSFORM, RCT, DIFFERENCES)]
-    return int(np.argmin(sizes)), None
-
-
-def _middle(frames: Array, kept: Array) -> Array:
-    """Return the middle of the middle frame, as one frame of at most 256 x 512."""
-    middle = int(kept[len(kept) // 2])
-    rows, columns = frames.shape[1:3]
-    top, left = max(0, (rows - 256) // 2), max(0, (columns - 512) // 2)
-    return np.ascontiguousarray(frames[middle : middle + 1, top : top + 256, left : left + 512])
-
-
-def _size(sample: Array, transform: int) -> int:
-    """Return the bytes of one frame in the fast effort, tables not counted."""
-    only = np.zeros(1, np.int64)
-    part = _Part([-1], None, 0, 1, 0, sample.shape[1], sample.shape[2])
-    layers = find_layers(sample, transform, only)
-    job = _encode_job(sample, only, layers, transform, part, [_encoder("fast", None)] * len(layers))
-    return sum(len(blob) for blob in job())
+    return choose_transform(frames, kept), None
 
 
 def _decode(

@@ -1,10 +1,10 @@
-"""Which colour transform the dense effort uses, or a palette, by a rough count of the bits that each takes.
+"""Which colour transform is used, for the dense effort also a palette, by a rough count of the bits that each takes.
 
-The count comes from a model like the backward core's, but made of counts alone: coding a part of a small image with
-the core, once for each way, would take longer than coding the image. Where the neighbours of a sample are all equal,
-it asks whether this goes on. Else it guesses the sample that followed the same neighbours before, as often as such
-guesses are right. Else it codes the error of the median edge detector by its number of bits, in the context of the
-errors beside it.
+For `dense` the count comes from a model like the backward core's, but made of counts alone: coding a part of a small
+image with the core, once for each way, would take longer than coding the image. Where the neighbours of a sample are
+all equal, it asks whether this goes on. Else it guesses the sample that followed the same neighbours before, as often
+as such guesses are right. Else it codes the error of the median edge detector by its number of bits, in the context of
+the errors beside it. For the forward core, which has no guesses, the second step is left out.
 """
 
 import math
@@ -41,24 +41,36 @@ _U = np.uint64
 def choose_colours(frames: Array, kept: Array) -> tuple[int, Array | None]:
     """Return the transform for frames (n, rows, columns, 3) of at most 16 bits, and their palette if that is better.
 
-    `kept` are the indices of the frames that are coded. One of them is looked at, in part.
+    This is for the backward core. `kept` are the indices of the frames that are coded. One of them is looked at, in
+    part.
     """
     sample = _bands(frames[kept[len(kept) // 2]])
-    plain = components_of(sample, NO_TRANSFORM)
-    coded = components_of(sample, RCT)
-    red, green, blue, luma, u, v = (_bits_of(component) for component in (*plain, *coded))
-    bits = {NO_TRANSFORM: red + green + blue, RCT: luma + u + v, DIFFERENCES: green + u + v}
+    bits = _bits_by_transform(sample, dense=True)
     transform = min(bits, key=lambda way: bits[way])
     palette = find_palette(frames[i] for i in kept) if frames.dtype == np.uint8 else None
     if palette is None:
         return transform, None
-    saved = bits[transform] - _bits_of(to_ranks(sample, palette))
+    saved = bits[transform] - _bits_of(to_ranks(sample, palette), dense=True)
     table = bytearray()
     if saved > 0:
         put_palette(table, palette)
     if saved * len(kept) * frames[0].size <= 8 * len(table) * sample.size:
         return transform, None
     return NO_TRANSFORM, palette
+
+
+def choose_transform(frames: Array, kept: Array) -> int:
+    """Return the transform for the forward core; frames and `kept` as for `choose_colours`."""
+    bits = _bits_by_transform(_bands(frames[kept[len(kept) // 2]]), dense=False)
+    return min(bits, key=lambda way: bits[way])
+
+
+def _bits_by_transform(sample: Array, dense: bool) -> dict[int, float]:
+    """Return roughly the bits of a frame (1, rows, columns, 3) under each transform."""
+    plain = components_of(sample, NO_TRANSFORM)
+    coded = components_of(sample, RCT)
+    red, green, blue, luma, u, v = (_bits_of(component, dense) for component in (*plain, *coded))
+    return {NO_TRANSFORM: red + green + blue, RCT: luma + u + v, DIFFERENCES: green + u + v}
 
 
 def _bands(frame: Array) -> Array:
@@ -69,14 +81,14 @@ def _bands(frame: Array) -> Array:
     return np.ascontiguousarray(frame[np.newaxis, chosen, :_BAND_COLUMNS])
 
 
-def _bits_of(component: Array) -> float:
-    """Return roughly the bits that a component (1, rows, columns) takes, numbered by rank where `dense` does so."""
-    layers = find_layers(component, NO_TRANSFORM, np.zeros(1, np.int64), dense=True)
-    return sum(estimated_bits(layer.extract(component)[0]) for layer in layers)
+def _bits_of(component: Array, dense: bool) -> float:
+    """Return roughly the bits that a component (1, rows, columns) takes, numbered by rank where its effort does so."""
+    layers = find_layers(component, NO_TRANSFORM, np.zeros(1, np.int64), dense=dense)
+    return sum(estimated_bits(layer.extract(component)[0], guesses=dense) for layer in layers)
 
 
-def estimated_bits(plane: NDArray[np.uint16]) -> float:
-    """Return roughly the bits that a plane (rows, columns) takes."""
+def estimated_bits(plane: NDArray[np.uint16], guesses: bool = True) -> float:
+    """Return roughly the bits that a plane (rows, columns) takes, with or without guesses from equal neighbours."""
     rows, columns = plane.shape
     padded = np.zeros((rows + 1, columns + 2), np.int32)
     padded[1:, 1:-1] = plane
@@ -86,7 +98,7 @@ def estimated_bits(plane: NDArray[np.uint16]) -> float:
     sizes = np.ones((_SIZES, _SIZES), np.int64)
     sums = np.full(_SIZES, _SIZES, np.int64)
     slots = np.zeros(_SLOTS, np.int64)
-    return float(_bits(padded, slots, asked, sizes, sums, np.zeros((2, columns + 2), np.int64)))
+    return float(_bits(padded, slots, asked, sizes, sums, np.zeros((2, columns + 2), np.int64), guesses))
 
 
 @njit
@@ -99,7 +111,7 @@ def _size_of(v):
 
 
 @njit
-def _bits(padded, slots, asked, sizes, sums, errors):
+def _bits(padded, slots, asked, sizes, sums, errors, guesses):
     """Add up the bits of all samples, learning as a decoder would.
 
     `asked` counts misses and hits of guesses by how often one was right before; its last row is for flat places.
@@ -119,7 +131,8 @@ def _bits(padded, slots, asked, sizes, sums, errors):
             slot = np.int64(-1)
             guess = west
             row = np.int64(_TIMES)
-            if west != north or west != nw or west != ne:
+            flat = west == north and west == nw and west == ne
+            if not flat and guesses:
                 h = np.int64(7)
                 for v in (west, north, nw, ne):
                     h = ((h ^ v) * 0x7FEB352D) & 0xFFFFFFFF
@@ -128,15 +141,16 @@ def _bits(padded, slots, asked, sizes, sums, errors):
                 row = slots[_U(slot)] >> 16
                 guess = slots[_U(slot)] & 0xFFFF
             right = value == guess
-            n = asked[_U(row), _U(0)] + asked[_U(row), _U(1)]
             known = False
-            if slot < 0 or (row > 0 and 5 * asked[_U(row), _U(1)] > n):
-                bits += _LOG2[_U(n)] - _LOG2[_U(asked[_U(row), _U(right)])]
-                known = right
-            asked[_U(row), _U(right)] += 1
-            if n + 1 >= _MOST:
-                asked[_U(row), _U(0)] = (asked[_U(row), _U(0)] + 1) >> 1
-                asked[_U(row), _U(1)] = (asked[_U(row), _U(1)] + 1) >> 1
+            if flat or guesses:
+                n = asked[_U(row), _U(0)] + asked[_U(row), _U(1)]
+                if flat or (row > 0 and 5 * asked[_U(row), _U(1)] > n):
+                    bits += _LOG2[_U(n)] - _LOG2[_U(asked[_U(row), _U(right)])]
+                    known = right
+                asked[_U(row), _U(right)] += 1
+                if n + 1 >= _MOST:
+                    asked[_U(row), _U(0)] = (asked[_U(row), _U(0)] + 1) >> 1
+                    asked[_U(row), _U(1)] = (asked[_U(row), _U(1)] + 1) >> 1
             if slot >= 0:
                 times = row
                 if not right:
