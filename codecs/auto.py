@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from dcmpress.codecs.base import MAX_PIXELS, Codec, check_frames, check_references, check_shifts
+from dcmpress.codecs.base import MAX_PIXELS, Codec, check_frames, check_references, check_shifts, decoded
 from dcmpress.codecs.bits import ByteReader
 from dcmpress.codecs.errors import CorruptStreamError
 from dcmpress.codecs.registry import get_codec
@@ -108,10 +108,7 @@ class AutoCodec(Codec):
     def decode(
         self, data: bytes, select: Sequence[int] | None = None, *, max_pixels: int = MAX_PIXELS
     ) -> NDArray[Any]:
-        frames, whole = self.decode_stepwise(data, select, max_pixels=max_pixels)
-        for _ in whole:
-            pass
-        return frames
+        return decoded(*self.decode_stepwise(data, select, max_pixels=max_pixels))
 
     def decode_stepwise(
         self, data: bytes, select: Sequence[int] | None = None, *, max_pixels: int = MAX_PIXELS

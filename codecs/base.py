@@ -109,6 +109,13 @@ class Codec(ABC):
         return asdict(self)  # type: ignore[call-overload]
 
 
+def decoded(frames: NDArray[Any], whole: Iterator[int]) -> NDArray[Any]:
+    """Return the frames that `decode_stepwise` has begun to decode when all are whole."""
+    for _ in whole:
+        pass
+    return frames
+
+
 def check_frames(codec: Codec, frames: NDArray[Any]) -> NDArray[Any]:
     """Return `frames` C-contiguous in native byte order, or raise ValueError if `codec` cannot take them."""
     if frames.ndim not in (3, 4):

@@ -23,7 +23,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from dcmpress.codecs.base import MAX_PIXELS, Codec, check_frames, check_references, check_shifts
+from dcmpress.codecs.base import MAX_PIXELS, Codec, check_frames, check_references, check_shifts, decoded
 from dcmpress.codecs.bits import ByteReader, put_signed, put_varint
 from dcmpress.codecs.errors import CorruptStreamError
 from dcmpress.codecs.interframe import forward, graphics
@@ -106,10 +106,7 @@ class InterframeCodec(Codec):
     def decode(
         self, data: bytes, select: Sequence[int] | None = None, *, max_pixels: int = MAX_PIXELS
     ) -> NDArray[Any]:
-        frames, whole = self.decode_stepwise(data, select, max_pixels=max_pixels)
-        for _ in whole:
-            pass
-        return frames
+        return decoded(*self.decode_stepwise(data, select, max_pixels=max_pixels))
 
     def decode_stepwise(
         self, data: bytes, select: Sequence[int] | None = None, *, max_pixels: int = MAX_PIXELS
