@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dcmpress.codecs.interframe.backward_kernel import median_edge
+from dcmpress.codecs.interframe.graphics_coder import fold, size_of
 from dcmpress.codecs.interframe.palette import find_palette, put_palette, to_ranks
 from dcmpress.codecs.interframe.planes import NO_TRANSFORM, RCT, Layer, components_of, find_layers
 from dcmpress.codecs.jit import inline, njit
@@ -116,16 +118,18 @@ def _choose_palette(frames: Array, kept: Array, sample: _Sample) -> Graphics | N
     taken = sample.map(lambda bands: to_ranks(bands, palette)).bits()[2]
     taken += 8 * len(table) * sample.bands.size / (len(kept) * frames[0].size)
     chosen = Graphics(palette, [Layer(0, 0, 0, 16, len(palette) - 1)], [True])
-    # No transform of the forward core takes less than the green alone: mostly that will do.
+    # The forward core would code green, or a mean much like it, and two differences to it. Mostly less will do to see.
     green = sample.map(lambda bands: bands[..., 1]).predicted()
-    if taken < WORTH * green:
-        return chosen
-    luma, u, v = (sample.map(partial(_component, k)).predicted() for k in range(3))
-    return chosen if taken < WORTH * min(min(luma, green) + u + v, 3 * green) else None
+    others = 0.0
+    for k in (1, 2):
+        if taken < WORTH * min(green + others, 3 * green):
+            return chosen
+        others += sample.map(partial(_component, k)).predicted()
+    return chosen if taken < WORTH * min(green + others, 3 * green) else None
 
 
 def _component(k: int, bands: Array) -> Array:
-    """Return a component of the reversible colour transform."""
+    """Return a component of the reversible colour transform: 1, 2 are blue and red, less green."""
     return components_of(bands, RCT)[k]
 
 
@@ -172,26 +176,6 @@ def _bits_of(planes: Array, band: int) -> Array:
     return bits
 
 
-@inline
-def _size_of(v):
-    size = np.int64(0)
-    while v > 0:
-        v >>= 1
-        size += 1
-    return size
-
-
-@inline
-def _fold(h, v):
-    h = ((h ^ v) * 0x7FEB352D) & 0xFFFFFFFF
-    return h ^ (h >> 15)
-
-
-@inline
-def _median_edge(w, n, nw):
-    return min(max(w + n - nw, min(w, n)), max(w, n))
-
-
 @njit
 def _count(padded, behind, has_reference, band, slots, asked, sizes, sums, errors, counts, bits):
     """Add up the bits of all samples, learning as a decoder would.
@@ -203,7 +187,7 @@ def _count(padded, behind, has_reference, band, slots, asked, sizes, sums, error
     predicted_bits = 0.0
     guessed_bits = 0.0
     symbol_bits = 0.0
-    backed = _BACKED / (1 << _size_of(np.int64(padded.max())))
+    backed = _BACKED / (1 << size_of(np.int64(padded.max())))
     rows, columns = padded.shape
     for y in range(1, rows):
         if y % band == 0:
@@ -237,9 +221,9 @@ def _count(padded, behind, has_reference, band, slots, asked, sizes, sums, error
                 if right:
                     errors[here, _U(x)] = 0
                     continue
-            h = _fold(_fold(_fold(_fold(np.int64(7), west), north), nw), ne)
+            h = fold(fold(fold(fold(np.int64(7), west), north), nw), ne)
             if has_reference:
-                h = _fold(h, p)
+                h = fold(h, p)
             slot = _U(h & (_SLOTS - 1))
             times = slots[slot] >> 16
             kept = slots[slot] & 0xFFFF
@@ -259,10 +243,10 @@ def _count(padded, behind, has_reference, band, slots, asked, sizes, sums, error
             else:
                 slots[slot] = (times >> 1) << 16 | kept
 
-            median = _median_edge(west, north, nw)
+            median = median_edge(west, north, nw)
             predicted = median
             if has_reference:
-                moved = p + _median_edge(
+                moved = p + median_edge(
                     west - behind[_U(y), _U(x - 1)],
                     north - behind[_U(y - 1), _U(x)],
                     nw - behind[_U(y - 1), _U(x - 1)],
@@ -272,8 +256,8 @@ def _count(padded, behind, has_reference, band, slots, asked, sizes, sums, error
             beside = 2 * (errors[here, _U(x - 1)] + errors[above, _U(x)])
             beside += errors[above, _U(x - 1)] + errors[above, _U(x + 1)]
             errors[here, _U(x)] = error
-            context = _U(min(_size_of(beside >> 1), _SIZES - 1))
-            size = min(_size_of(error), _SIZES - 1)
+            context = _U(min(size_of(beside >> 1), _SIZES - 1))
+            size = min(size_of(error), _SIZES - 1)
             cost = _LOG2[_U(sums[context])] - _LOG2[_U(sizes[context, _U(size)])] + size
             predicted_bits += cost
             sizes[context, _U(size)] += 1
@@ -287,8 +271,8 @@ def _count(padded, behind, has_reference, band, slots, asked, sizes, sums, error
             if known:
                 continue
             guessed_bits += cost
-            a = _U(_fold(_fold(np.int64(3), west), value) & (_COUNTS - 1))
-            b = _U(_COUNTS + (_fold(_fold(np.int64(5), median), value) & (_COUNTS - 1)))
+            a = _U(fold(fold(np.int64(3), west), value) & (_COUNTS - 1))
+            b = _U(_COUNTS + (fold(fold(np.int64(5), median), value) & (_COUNTS - 1)))
             c = _U(2 * _COUNTS + (west & (_COUNTS - 1)))
             d = _U(3 * _COUNTS + (median & (_COUNTS - 1)))
             met = np.float64(counts[a]) + np.float64(counts[b]) + backed
