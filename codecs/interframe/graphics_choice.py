@@ -28,6 +28,9 @@ _BANDS = 8
 _BAND_ROWS = (4, 11)
 """Rows of a band that are counted, at least and at most; one above them is only looked at."""
 _BAND_COLUMNS = 1024
+_ENOUGH = 1 << 15
+_HOPELESS = 0.97
+"""After so many bits, guesses and symbols that take this much of what prediction takes are given up."""
 _SLOTS = 1 << 12
 _COUNTS = 1 << 15
 _TIMES = 8
@@ -71,20 +74,22 @@ class _Sample:
         """Return the sample of what becomes of the bands."""
         return replace(self, bands=function(self.bands), pairs=function(self.pairs))
 
-    def bits(self) -> Array:
-        """Return roughly the bits: predicted, guessed, as symbols. The samples are uint16."""
-        bits = _bits_of(self.bands, self.rows)
+    def bits(self, with_symbols: bool) -> Array:
+        """Return roughly the bits: predicted, guessed, and, if wanted, as symbols. The samples are uint16."""
+        bits = _bits_of(self.bands, self.rows, with_symbols)
         if self.pairs.size:
-            among = _bits_of(self.pairs, self.rows) * (self.bands.size / self.pairs[0].size)
+            among = _bits_of(self.pairs, self.rows, with_symbols) * (self.bands.size / self.pairs[0].size)
             bits += (1 - self.alone) * (among - bits)
         return bits
 
+    def layers(self, dense: bool) -> list[Layer]:
+        """Return the layers that hold all that is looked at."""
+        samples = np.concatenate([self.bands[0], *self.pairs])[np.newaxis]
+        return find_layers(samples, NO_TRANSFORM, np.zeros(1, np.int64), dense)
+
     def predicted(self) -> float:
         """Return roughly the bits in the forward core, of any samples."""
-        layers = find_layers(self.bands, NO_TRANSFORM, np.zeros(1, np.int64))
-        if self.pairs.size:
-            layers = find_layers(self.pairs, NO_TRANSFORM, np.arange(2))
-        return float(sum(self.map(layer.extract).bits()[0] for layer in layers))
+        return float(sum(self.map(layer.extract).bits(False)[0] for layer in self.layers(False)))
 
 
 def choose_graphics(frames: Array, kept: Array, references: Sequence[int]) -> Graphics | None:
@@ -96,8 +101,15 @@ def choose_graphics(frames: Array, kept: Array, references: Sequence[int]) -> Gr
     sample = _sample(frames, kept, references)
     if frames.ndim == 4:
         return _choose_palette(frames, kept, sample)
-    layers = find_layers(frames, NO_TRANSFORM, kept, dense=True)
-    bits = [sample.map(layer.extract).bits() for layer in layers]
+    # What is looked at will do to see that nothing comes of it, as mostly.
+    if _choose_literals(sample, sample.layers(True)) is None:
+        return None
+    return _choose_literals(sample, find_layers(frames, NO_TRANSFORM, kept, dense=True))
+
+
+def _choose_literals(sample: _Sample, layers: list[Layer]) -> Graphics | None:
+    """Return `choose_graphics` of frames of one component in these layers."""
+    bits = [sample.map(layer.extract).bits(layer.max_value < MOST_SYMBOLS) for layer in layers]
     by_symbols = [
         layer.max_value < MOST_SYMBOLS and bool(symbols < guessed)
         for layer, (_, guessed, symbols) in zip(layers, bits, strict=True)
@@ -115,7 +127,7 @@ def _choose_palette(frames: Array, kept: Array, sample: _Sample) -> Graphics | N
         return None
     table = bytearray()
     put_palette(table, palette)
-    taken = sample.map(lambda bands: to_ranks(bands, palette)).bits()[2]
+    taken = sample.map(lambda bands: to_ranks(bands, palette)).bits(True)[2]
     taken += 8 * len(table) * sample.bands.size / (len(kept) * frames[0].size)
     chosen = Graphics(palette, [Layer(0, 0, 0, 16, len(palette) - 1)], [True])
     # The forward core would code green, or a mean much like it, and two differences to it. Mostly less will do to see.
@@ -156,7 +168,7 @@ def _sample(frames: Array, kept: Array, references: Sequence[int]) -> _Sample:
     return _Sample(alone, pairs, band, sum(r < 0 for r in references) / n)
 
 
-def _bits_of(planes: Array, band: int) -> Array:
+def _bits_of(planes: Array, band: int, with_symbols: bool) -> Array:
     """Return roughly the bits of a plane, and its reference if there is one: predicted, guessed, as symbols.
 
     They are bands of so many rows, of which the first is not counted.
@@ -168,17 +180,21 @@ def _bits_of(planes: Array, band: int) -> Array:
     padded[:, :, -1] = padded[:, :, -2]
     bits = np.zeros(3)
     _count(
-        padded[0], padded[1], n > 1, band,
+        padded[0], padded[1], n > 1, band, with_symbols,
         np.zeros(_SLOTS, np.int64), np.ones((_TIMES + 2, 2), np.int64),
         np.ones((_SIZES, _SIZES), np.int64), np.full(_SIZES, _SIZES, np.int64),
-        np.zeros((2, columns + 2), np.int64), np.zeros(4 * _COUNTS, np.int32), bits,
+        np.zeros((2, columns + 2), np.int64), np.zeros(4 * _COUNTS if with_symbols else 0, np.int32), bits,
     )  # fmt: skip
     return bits
 
 
 @njit
-def _count(padded, behind, has_reference, band, slots, asked, sizes, sums, errors, counts, bits):
+def _count(
+    padded, behind, has_reference, band, with_symbols, slots, asked, sizes, sums, errors, counts, bits
+):
     """Add up the bits of all samples, learning as a decoder would.
+
+    If neither guesses nor symbols bring anything in the first bands, these stand for all.
 
     `asked` counts misses and hits of guesses by how often one was right before; its last rows are for flat places
     and those like the reference.
@@ -189,8 +205,13 @@ def _count(padded, behind, has_reference, band, slots, asked, sizes, sums, error
     symbol_bits = 0.0
     backed = _BACKED / (1 << size_of(np.int64(padded.max())))
     rows, columns = padded.shape
+    done = np.int64(rows)
     for y in range(1, rows):
         if y % band == 0:
+            best = min(guessed_bits, symbol_bits) if with_symbols else guessed_bits
+            if predicted_bits > _ENOUGH and best > _HOPELESS * predicted_bits:
+                done = np.int64(y)
+                break
             continue
         here = _U(y & 1)
         above = _U((y + 1) & 1)
@@ -271,6 +292,8 @@ def _count(padded, behind, has_reference, band, slots, asked, sizes, sums, error
             if known:
                 continue
             guessed_bits += cost
+            if not with_symbols:
+                continue
             a = _U(fold(fold(np.int64(3), west), value) & (_COUNTS - 1))
             b = _U(_COUNTS + (fold(fold(np.int64(5), median), value) & (_COUNTS - 1)))
             c = _U(2 * _COUNTS + (west & (_COUNTS - 1)))
@@ -282,9 +305,10 @@ def _count(padded, behind, has_reference, band, slots, asked, sizes, sums, error
             counts[b] += 1
             counts[c] += 1
             counts[d] += 1
-    bits[0] = both + predicted_bits
-    bits[1] = both + guessed_bits
-    bits[2] = both + symbol_bits
+    share = np.float64(done) / np.float64(rows)
+    bits[0] = (both + predicted_bits) / share
+    bits[1] = (both + guessed_bits) / share
+    bits[2] = (both + symbol_bits) / share
 
 
 @inline

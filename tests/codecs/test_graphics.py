@@ -274,6 +274,17 @@ def test_series_are_left_to_prediction(group: str) -> None:
     assert choose_graphics(frames, np.arange(len(frames)), default_references(len(frames))) is None
 
 
+@pytest.mark.parametrize("references", [[-1, -1, -1], [-1, -1, 1], [-1, 0, -1]])
+def test_a_choice_with_values_in_frames_without_reference(references: list[int]) -> None:
+    """A band of a frame without reference has values that no pair has."""
+    frames = scan(3, 60, 90)
+    frames[0] //= 3
+    frames[1, :, :30] = np.arange(30)[:, np.newaxis] * 8
+    for part in (frames, frames[..., 1].astype(np.int16) * 99 - 7000):
+        choose_graphics(part, np.arange(3), references)
+        checks.assert_same(FAST.decode(FAST.encode(part, references)), part)
+
+
 def test_the_choice_is_near_the_smaller_on_real_images(monkeypatch: pytest.MonkeyPatch) -> None:
     """Never much more than the forward core takes, where the graphics core is chosen."""
     chosen = 0
