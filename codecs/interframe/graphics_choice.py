@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dcmpress.codecs.interframe.backward_kernel import median_edge
+from dcmpress.codecs.interframe.graphics_coder import fold, size_of
 from dcmpress.codecs.interframe.palette import find_palette, put_palette, to_ranks
 from dcmpress.codecs.interframe.planes import NO_TRANSFORM, RCT, Layer, components_of, find_layers
 from dcmpress.codecs.jit import inline, njit
@@ -26,6 +28,9 @@ _BANDS = 8
 _BAND_ROWS = (4, 11)
 """Rows of a band that are counted, at least and at most; one above them is only looked at."""
 _BAND_COLUMNS = 1024
+_ENOUGH = 1 << 15
+_HOPELESS = 0.97
+"""After so many bits, guesses and symbols that take this much of what prediction takes are given up."""
 _SLOTS = 1 << 12
 _COUNTS = 1 << 15
 _TIMES = 8
@@ -69,20 +74,22 @@ class _Sample:
         """Return the sample of what becomes of the bands."""
         return replace(self, bands=function(self.bands), pairs=function(self.pairs))
 
-    def bits(self) -> Array:
-        """Return roughly the bits: predicted, guessed, as symbols. The samples are uint16."""
-        bits = _bits_of(self.bands, self.rows)
+    def bits(self, with_symbols: bool) -> Array:
+        """Return roughly the bits: predicted, guessed, and, if wanted, as symbols. The samples are uint16."""
+        bits = _bits_of(self.bands, self.rows, with_symbols)
         if self.pairs.size:
-            among = _bits_of(self.pairs, self.rows) * (self.bands.size / self.pairs[0].size)
+            among = _bits_of(self.pairs, self.rows, with_symbols) * (self.bands.size / self.pairs[0].size)
             bits += (1 - self.alone) * (among - bits)
         return bits
 
+    def layers(self, dense: bool) -> list[Layer]:
+        """Return the layers that hold all that is looked at."""
+        samples = np.concatenate([self.bands[0], *self.pairs])[np.newaxis]
+        return find_layers(samples, NO_TRANSFORM, np.zeros(1, np.int64), dense)
+
     def predicted(self) -> float:
         """Return roughly the bits in the forward core, of any samples."""
-        layers = find_layers(self.bands, NO_TRANSFORM, np.zeros(1, np.int64))
-        if self.pairs.size:
-            layers = find_layers(self.pairs, NO_TRANSFORM, np.arange(2))
-        return float(sum(self.map(layer.extract).bits()[0] for layer in layers))
+        return float(sum(self.map(layer.extract).bits(False)[0] for layer in self.layers(False)))
 
 
 def choose_graphics(frames: Array, kept: Array, references: Sequence[int]) -> Graphics | None:
@@ -94,8 +101,15 @@ def choose_graphics(frames: Array, kept: Array, references: Sequence[int]) -> Gr
     sample = _sample(frames, kept, references)
     if frames.ndim == 4:
         return _choose_palette(frames, kept, sample)
-    layers = find_layers(frames, NO_TRANSFORM, kept, dense=True)
-    bits = [sample.map(layer.extract).bits() for layer in layers]
+    # What is looked at will do to see that nothing comes of it, as mostly.
+    if _choose_literals(sample, sample.layers(True)) is None:
+        return None
+    return _choose_literals(sample, find_layers(frames, NO_TRANSFORM, kept, dense=True))
+
+
+def _choose_literals(sample: _Sample, layers: list[Layer]) -> Graphics | None:
+    """Return `choose_graphics` of frames of one component in these layers."""
+    bits = [sample.map(layer.extract).bits(layer.max_value < MOST_SYMBOLS) for layer in layers]
     by_symbols = [
         layer.max_value < MOST_SYMBOLS and bool(symbols < guessed)
         for layer, (_, guessed, symbols) in zip(layers, bits, strict=True)
@@ -113,19 +127,21 @@ def _choose_palette(frames: Array, kept: Array, sample: _Sample) -> Graphics | N
         return None
     table = bytearray()
     put_palette(table, palette)
-    taken = sample.map(lambda bands: to_ranks(bands, palette)).bits()[2]
+    taken = sample.map(lambda bands: to_ranks(bands, palette)).bits(True)[2]
     taken += 8 * len(table) * sample.bands.size / (len(kept) * frames[0].size)
     chosen = Graphics(palette, [Layer(0, 0, 0, 16, len(palette) - 1)], [True])
-    # No transform of the forward core takes less than the green alone: mostly that will do.
+    # The forward core would code green, or a mean much like it, and two differences to it. Mostly less will do to see.
     green = sample.map(lambda bands: bands[..., 1]).predicted()
-    if taken < WORTH * green:
-        return chosen
-    luma, u, v = (sample.map(partial(_component, k)).predicted() for k in range(3))
-    return chosen if taken < WORTH * min(min(luma, green) + u + v, 3 * green) else None
+    others = 0.0
+    for k in (1, 2):
+        if taken < WORTH * min(green + others, 3 * green):
+            return chosen
+        others += sample.map(partial(_component, k)).predicted()
+    return chosen if taken < WORTH * min(green + others, 3 * green) else None
 
 
 def _component(k: int, bands: Array) -> Array:
-    """Return a component of the reversible colour transform."""
+    """Return a component of the reversible colour transform: 1, 2 are blue and red, less green."""
     return components_of(bands, RCT)[k]
 
 
@@ -152,7 +168,7 @@ def _sample(frames: Array, kept: Array, references: Sequence[int]) -> _Sample:
     return _Sample(alone, pairs, band, sum(r < 0 for r in references) / n)
 
 
-def _bits_of(planes: Array, band: int) -> Array:
+def _bits_of(planes: Array, band: int, with_symbols: bool) -> Array:
     """Return roughly the bits of a plane, and its reference if there is one: predicted, guessed, as symbols.
 
     They are bands of so many rows, of which the first is not counted.
@@ -164,37 +180,21 @@ def _bits_of(planes: Array, band: int) -> Array:
     padded[:, :, -1] = padded[:, :, -2]
     bits = np.zeros(3)
     _count(
-        padded[0], padded[1], n > 1, band,
+        padded[0], padded[1], n > 1, band, with_symbols,
         np.zeros(_SLOTS, np.int64), np.ones((_TIMES + 2, 2), np.int64),
         np.ones((_SIZES, _SIZES), np.int64), np.full(_SIZES, _SIZES, np.int64),
-        np.zeros((2, columns + 2), np.int64), np.zeros(4 * _COUNTS, np.int32), bits,
+        np.zeros((2, columns + 2), np.int64), np.zeros(4 * _COUNTS if with_symbols else 0, np.int32), bits,
     )  # fmt: skip
     return bits
 
 
-@inline
-def _size_of(v):
-    size = np.int64(0)
-    while v > 0:
-        v >>= 1
-        size += 1
-    return size
-
-
-@inline
-def _fold(h, v):
-    h = ((h ^ v) * 0x7FEB352D) & 0xFFFFFFFF
-    return h ^ (h >> 15)
-
-
-@inline
-def _median_edge(w, n, nw):
-    return min(max(w + n - nw, min(w, n)), max(w, n))
-
-
 @njit
-def _count(padded, behind, has_reference, band, slots, asked, sizes, sums, errors, counts, bits):
+def _count(
+    padded, behind, has_reference, band, with_symbols, slots, asked, sizes, sums, errors, counts, bits
+):
     """Add up the bits of all samples, learning as a decoder would.
+
+    If neither guesses nor symbols bring anything in the first bands, these stand for all.
 
     `asked` counts misses and hits of guesses by how often one was right before; its last rows are for flat places
     and those like the reference.
@@ -203,10 +203,15 @@ def _count(padded, behind, has_reference, band, slots, asked, sizes, sums, error
     predicted_bits = 0.0
     guessed_bits = 0.0
     symbol_bits = 0.0
-    backed = _BACKED / (1 << _size_of(np.int64(padded.max())))
+    backed = _BACKED / (1 << size_of(np.int64(padded.max())))
     rows, columns = padded.shape
+    done = np.int64(rows)
     for y in range(1, rows):
         if y % band == 0:
+            best = min(guessed_bits, symbol_bits) if with_symbols else guessed_bits
+            if predicted_bits > _ENOUGH and best > _HOPELESS * predicted_bits:
+                done = np.int64(y)
+                break
             continue
         here = _U(y & 1)
         above = _U((y + 1) & 1)
@@ -237,9 +242,9 @@ def _count(padded, behind, has_reference, band, slots, asked, sizes, sums, error
                 if right:
                     errors[here, _U(x)] = 0
                     continue
-            h = _fold(_fold(_fold(_fold(np.int64(7), west), north), nw), ne)
+            h = fold(fold(fold(fold(np.int64(7), west), north), nw), ne)
             if has_reference:
-                h = _fold(h, p)
+                h = fold(h, p)
             slot = _U(h & (_SLOTS - 1))
             times = slots[slot] >> 16
             kept = slots[slot] & 0xFFFF
@@ -259,10 +264,10 @@ def _count(padded, behind, has_reference, band, slots, asked, sizes, sums, error
             else:
                 slots[slot] = (times >> 1) << 16 | kept
 
-            median = _median_edge(west, north, nw)
+            median = median_edge(west, north, nw)
             predicted = median
             if has_reference:
-                moved = p + _median_edge(
+                moved = p + median_edge(
                     west - behind[_U(y), _U(x - 1)],
                     north - behind[_U(y - 1), _U(x)],
                     nw - behind[_U(y - 1), _U(x - 1)],
@@ -272,8 +277,8 @@ def _count(padded, behind, has_reference, band, slots, asked, sizes, sums, error
             beside = 2 * (errors[here, _U(x - 1)] + errors[above, _U(x)])
             beside += errors[above, _U(x - 1)] + errors[above, _U(x + 1)]
             errors[here, _U(x)] = error
-            context = _U(min(_size_of(beside >> 1), _SIZES - 1))
-            size = min(_size_of(error), _SIZES - 1)
+            context = _U(min(size_of(beside >> 1), _SIZES - 1))
+            size = min(size_of(error), _SIZES - 1)
             cost = _LOG2[_U(sums[context])] - _LOG2[_U(sizes[context, _U(size)])] + size
             predicted_bits += cost
             sizes[context, _U(size)] += 1
@@ -287,8 +292,10 @@ def _count(padded, behind, has_reference, band, slots, asked, sizes, sums, error
             if known:
                 continue
             guessed_bits += cost
-            a = _U(_fold(_fold(np.int64(3), west), value) & (_COUNTS - 1))
-            b = _U(_COUNTS + (_fold(_fold(np.int64(5), median), value) & (_COUNTS - 1)))
+            if not with_symbols:
+                continue
+            a = _U(fold(fold(np.int64(3), west), value) & (_COUNTS - 1))
+            b = _U(_COUNTS + (fold(fold(np.int64(5), median), value) & (_COUNTS - 1)))
             c = _U(2 * _COUNTS + (west & (_COUNTS - 1)))
             d = _U(3 * _COUNTS + (median & (_COUNTS - 1)))
             met = np.float64(counts[a]) + np.float64(counts[b]) + backed
@@ -298,9 +305,10 @@ def _count(padded, behind, has_reference, band, slots, asked, sizes, sums, error
             counts[b] += 1
             counts[c] += 1
             counts[d] += 1
-    bits[0] = both + predicted_bits
-    bits[1] = both + guessed_bits
-    bits[2] = both + symbol_bits
+    share = np.float64(done) / np.float64(rows)
+    bits[0] = (both + predicted_bits) / share
+    bits[1] = (both + guessed_bits) / share
+    bits[2] = (both + symbol_bits) / share
 
 
 @inline

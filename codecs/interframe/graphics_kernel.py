@@ -7,6 +7,7 @@
 import numpy as np
 
 from dcmpress.codecs.interframe.backward_jit import inline, njit
+from dcmpress.codecs.interframe.backward_kernel import clamp, median_edge
 from dcmpress.codecs.interframe.graphics_coder import (
     NUMBER,
     code,
@@ -47,17 +48,6 @@ _ESCAPE = _LITERAL + ENERGIES * _LITERAL_SIZE
 _BY_ACTIVITY = _ESCAPE + NUMBER
 CHANCES = _BY_ACTIVITY + ENERGIES * (ENERGIES // 2) * (_UNARY + 1)
 BIASES = ENERGIES * _SIGNS
-
-
-@inline
-def _median_edge(w, n, nw):
-    """The median edge detector of JPEG-LS (ISO 14495-1, A.3)."""
-    return min(max(w + n - nw, min(w, n)), max(w, n))
-
-
-@inline
-def _clamp(v, low, high):
-    return min(max(v, low), high)
 
 
 @inline
@@ -253,7 +243,7 @@ def code_plane(
 
             error = np.int64(0)
             if not found:
-                predicted = _median_edge(w, north, nw)
+                predicted = median_edge(w, north, nw)
                 if by_symbols:
                     value, acc, rng, pos = code_symbol(
                         encode, value, n_bits, symbols, w, predicted, rates, acc, rng, pos, buffer
@@ -265,12 +255,12 @@ def code_plane(
                         dw = w - np.int64(reference[U(i - 1)])
                         dn = north - np.int64(reference[U(n)])
                         dnw = nw - np.int64(reference[U(n - 1)])
-                        moved = _clamp(p + _median_edge(dw, dn, dnw), 0, max_value)
+                        moved = clamp(p + median_edge(dw, dn, dnw), 0, max_value)
                         predicted = (predicted + moved + 1) >> 1
                     signs = (_sign(north - predicted) * 3 + _sign(w - predicted)) * 3 + _sign(ww - w)
                     b = level * _SIGNS + signs
                     bias = np.int64(biases[U(b)])
-                    corrected = _clamp(predicted + ((bias + 128) >> 8), 0, max_value)
+                    corrected = clamp(predicted + ((bias + 128) >> 8), 0, max_value)
                     activity = abs(w - nw) + abs(north - nw) + abs(ne - north) + abs(ww - w) + abs(north - nn)
                     value, acc, rng, pos = _code_error(
                         encode, value, corrected, max_value, n_bits, energy, level, activity, signs,
@@ -280,7 +270,7 @@ def code_plane(
                     biases[U(b)] += np.int32(((error << 8) - bias) >> 5)
             if not encode:
                 current[U(i)] = np.uint16(value)
-            errors[U(here), U(x + 1)] = np.uint16(_clamp(abs(error), 0, 255))
+            errors[U(here), U(x + 1)] = np.uint16(clamp(abs(error), 0, 255))
             _remember(slots, place0, check0, times0, kept0, hits, 0, value)
             _remember(slots, place1, check1, times1, kept1, hits, TIMES, value)
             x += 1
@@ -336,7 +326,7 @@ def _code_error(
         low, acc, rng, pos = code_low_bits(encode, rest, k - 1, acc, rng, pos, buffer)
         low |= bit << (k - 1)
     size = (high << k | low) + 1
-    return _clamp(predicted - size if below else predicted + size, 0, max_value), acc, rng, pos
+    return clamp(predicted - size if below else predicted + size, 0, max_value), acc, rng, pos
 
 
 @njit

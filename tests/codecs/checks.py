@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from dcmpress.codecs.base import Codec
 from dcmpress.codecs.errors import CodecError, TooLargeError
 from dcmpress.codecs.registry import get_codec
+from dcmpress.codecs.stream import HEADER_SIZE, write_stream
 
 Array = NDArray[Any]
 SHAPES: tuple[tuple[int, ...], ...] = (
@@ -131,6 +132,26 @@ def check_bit_flips(codec: Codec, frames: Array) -> None:
         damaged[position] ^= 1 << int(rng.integers(8))
         with pytest.raises(CodecError):
             codec.decode(bytes(damaged))
+
+
+def check_hostile(codec: Codec, frames: Array, tries: int, rng: np.random.Generator) -> None:
+    """Damaged payloads under a right checksum: CodecError, or frames of the declared form; both occur."""
+    data = codec.encode(frames)
+    outcomes = set()
+    for _ in range(tries):
+        payload = bytearray(data[HEADER_SIZE:])
+        for _ in range(int(rng.integers(1, 3))):
+            where = int(rng.integers(len(payload))) if rng.random() < 0.4 else int(rng.integers(60))
+            payload[min(where, len(payload) - 1)] = int(rng.integers(256))
+        try:
+            found = codec.decode(write_stream(data[:4], data[4], frames, bytes(payload)))
+        except CodecError:
+            outcomes.add("error")
+        else:
+            outcomes.add("frames")
+            assert found.shape == frames.shape
+            assert found.dtype == frames.dtype
+    assert outcomes == {"error", "frames"}
 
 
 def check_limits(codec: Codec, frames: Array) -> None:
