@@ -5,12 +5,12 @@ Payload, after the header of `dcmpress.codecs.stream`:
     1 byte    0: the samples follow as they are (little endian); 1: forward core; 2, 3: backward core,
               revision 1 and 2; 4: graphics core
     1 byte    flags: 1 explicit references, 2 shifts, 4 duplicates
-    ...       duplicates, references, shifts, colour transform or palette, layers
+    ...       duplicates, references, shifts, colour transform, palette or tables by frame, layers
     ...       varint length of each part: for each section, stripe and layer
     ...       the parts
 
-docs/codec-interframe.md describes all of it. Version 2 of the format adds core 3 and palettes, version 3 core 4; a
-stream is written as the lowest version that has what it uses.
+docs/codec-interframe.md describes all of it. Version 2 of the format adds core 3 and palettes, version 3 core 4 and
+tables of values by frame; a stream is written as the lowest version that has what it uses.
 """
 
 import os
@@ -41,6 +41,14 @@ from dcmpress.codecs.interframe.planes import (
     put_layers,
     read_layers,
 )
+from dcmpress.codecs.interframe.tables import (
+    Tables,
+    find_tables,
+    from_own_ranks,
+    put_tables,
+    read_tables,
+    to_own_ranks,
+)
 from dcmpress.codecs.stream import read_stream, write_stream
 
 MAGIC = b"DCIF"
@@ -55,7 +63,9 @@ STRIPE_SAMPLES = 1 << 22
 _STORED, _FORWARD, _BACKWARD, _BACKWARD_2, _GRAPHICS = 0, 1, 2, 3, 4
 _VERSION_OF = {_STORED: 1, _FORWARD: 1, _BACKWARD: 1, _BACKWARD_2: 2, _GRAPHICS: 3}
 """Core -> version of the format that it came with."""
-_PALETTE = 3  # beside the colour transforms
+_PALETTE, _OWN_TABLES = 3, 4  # beside the colour transforms
+_LAST_TRANSFORM = {1: DIFFERENCES, 2: _PALETTE, 3: _OWN_TABLES}
+"""Version of the format -> last transform that it has."""
 _EXPLICIT, _SHIFTED, _DUPLICATES = 1, 2, 4
 
 Array = NDArray[Any]
@@ -96,12 +106,13 @@ class InterframeCodec(Codec):
         frames = check_frames(self, frames)
         explicit = check_references(references, len(frames))
         moved = check_shifts(shifts, len(frames))
-        payload = None
+        payload, version = None, 1
         if frames.shape[2] <= MAX_COLUMNS:
-            payload = _encode(frames, explicit, moved, self.effort)
+            payload, version = _encode(frames, explicit, moved, self.effort)
         if payload is None or len(payload) > frames.nbytes:
             payload = bytes([_STORED]) + frames.astype(frames.dtype.newbyteorder("<"), copy=False).tobytes()
-        return write_stream(MAGIC, _VERSION_OF[payload[0]], frames, payload)
+            version = 1
+        return write_stream(MAGIC, version, frames, payload)
 
     def decode(
         self, data: bytes, select: Sequence[int] | None = None, *, max_pixels: int = MAX_PIXELS
@@ -183,11 +194,15 @@ def default_references(n: int, chain: int = CHAIN) -> list[int]:
 
 def _encode(
     frames: Array, references: list[int] | None, shifts: list[tuple[int, int]] | None, effort: str
-) -> bytes:
+) -> tuple[bytes, int]:
+    """Return the payload, and the version of the format that it needs."""
     twins = _duplicates(frames)
     kept = np.array([i for i, j in enumerate(twins) if i == j])
     position = {int(i): k for k, i in enumerate(kept)}
     own = _between_kept(references, twins, position)
+    tables = find_tables(frames, kept)
+    if tables is not None:
+        frames = to_own_ranks(frames, tables, [tables.of_frame[position[j]] for j in twins])
     drawn = None if effort == "dense" else choose_graphics(frames, kept, own)
     if references is None and (effort == "dense" or drawn is not None):
         # These cores have no index of frames; this keeps every stream at a byte a frame or more. They decode
@@ -218,12 +233,15 @@ def _encode(
         transform, palette = _choose_colours(frames, kept, effort)
     else:
         transform, palette = NO_TRANSFORM, drawn.palette
-    if palette is None:
-        out.append(transform)
-    else:
+    if tables is not None:
+        out.append(_OWN_TABLES)
+        put_tables(out, tables)
+    elif palette is not None:
         frames = to_ranks(frames, palette)
         out.append(_PALETTE)
         put_palette(out, palette)
+    else:
+        out.append(transform)
     layers = find_layers(frames, transform, kept, effort == "dense") if drawn is None else drawn.layers
     put_layers(out, layers)
     encoders = [_encoder(effort, None if drawn is None else drawn.by_symbols[k]) for k in range(len(layers))]
@@ -238,7 +256,8 @@ def _encode(
     for blob in blobs:
         put_varint(out, len(blob))
     core = _BACKWARD_2 if effort == "dense" else _FORWARD if drawn is None else _GRAPHICS
-    return b"".join([bytes([core, flags]), out, *blobs])
+    version = max(_VERSION_OF[core], 3 if tables is not None else 1)
+    return b"".join([bytes([core, flags]), out, *blobs]), version
 
 
 def _between_kept(references: list[int] | None, twins: list[int], position: dict[int, int]) -> list[int]:
@@ -352,14 +371,21 @@ def _decode(
         shifts = [(reader.signed(1 << 15), reader.signed(1 << 15)) for _ in kept]
     transform = reader.byte()
     n_components = shape[3] if len(shape) == 4 else 1
-    if transform > (DIFFERENCES if version == 1 else _PALETTE) or (transform and n_components != 3):
-        raise CorruptStreamError(f"unknown colour transform {transform}")
-    palette = None
+    fitting = n_components == 3 if transform != _OWN_TABLES else len(shape) == 3
+    if transform > _LAST_TRANSFORM[version] or (transform and not fitting):
+        raise CorruptStreamError(f"unknown transform {transform}")
+    palette = tables = None
+    samples_dtype = dtype
     if transform == _PALETTE:
         if dtype != np.uint8:
             raise CorruptStreamError("palette for samples that are not bytes")
         palette = read_palette(reader)
         shape, dtype, n_components, transform = shape[:3], np.dtype(np.uint16), 1, NO_TRANSFORM
+    elif transform == _OWN_TABLES:
+        if dtype.itemsize > 2:
+            raise CorruptStreamError("tables for samples of more than 16 bits")
+        tables = read_tables(reader, len(kept), rows * columns)
+        dtype, transform = np.dtype(np.uint16), NO_TRANSFORM
     layers = read_layers(reader, n_components)
     coded_layers = [layer for layer in layers if layer.max_value]
 
@@ -383,6 +409,10 @@ def _decode(
     if reader.left:
         raise CorruptStreamError("bytes after the last part")
     whole = _whole(_run(jobs, out.size), len(stripes))
+    if tables is not None:
+        valued = np.empty(out.shape, samples_dtype)
+        numbers = [tables.of_frame[position[twins[i]]] for i in wanted]
+        return valued, _valued(out, whole, tables, numbers, valued)
     if palette is None:
         return out, whole
     coloured = np.empty((*out.shape, 3), np.uint8)
@@ -402,6 +432,15 @@ def _coloured(ranks: Array, whole: Iterable[int], palette: Array, out: Array) ->
     """Write the colours of frames of ranks that are whole, and yield their places."""
     for place in whole:
         out[place] = from_ranks(ranks[place], palette)
+        yield place
+
+
+def _valued(
+    ranks: Array, whole: Iterable[int], tables: Tables, numbers: list[int], out: Array
+) -> Iterator[int]:
+    """Write the values of frames of ranks that are whole, by the tables of those numbers, and yield their places."""
+    for place in whole:
+        from_own_ranks(ranks[place], tables, numbers[place], out[place])
         yield place
 
 

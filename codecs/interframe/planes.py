@@ -263,17 +263,38 @@ def put_layers(out: bytearray, layers: list[Layer]) -> None:
         put_varint(out, layer.max_value)
         if layer.values is None:
             put_varint(out, 0)
-            continue
-        edges = np.flatnonzero(np.diff(layer.values) != 1) + 1
-        firsts = layer.values[np.concatenate(([0], edges))]
-        lasts = layer.values[np.concatenate((edges, [len(layer.values)])) - 1]
-        side = SideWriter(2)
-        gaps = firsts - np.concatenate(([-1], lasts[:-1])) - 1
-        side.put(np.stack([gaps, lasts - firsts], axis=1).reshape(-1), np.tile([0, 1], len(gaps)))
-        table = side.finish()
-        put_varint(out, len(gaps))
-        put_varint(out, len(table))
-        out += table
+        else:
+            put_values(out, layer.values)
+
+
+def put_values(out: bytearray, values: Array) -> None:
+    """Append a table of values, ascending, 0 to 65535: runs of them that follow each other."""
+    edges = np.flatnonzero(np.diff(values) != 1) + 1
+    firsts = values[np.concatenate(([0], edges))]
+    lasts = values[np.concatenate((edges, [len(values)])) - 1]
+    side = SideWriter(2)
+    gaps = firsts - np.concatenate(([-1], lasts[:-1])) - 1
+    side.put(np.stack([gaps, lasts - firsts], axis=1).reshape(-1), np.tile([0, 1], len(gaps)))
+    table = side.finish()
+    put_varint(out, len(gaps))
+    put_varint(out, len(table))
+    out += table
+
+
+def read_values(reader: ByteReader) -> Array | None:
+    """Read what `put_values` wrote; None if there is a 0 instead of a table."""
+    n_runs = reader.varint(1 << 15)
+    if not n_runs:
+        return None
+    side = SideReader(reader.take(reader.varint(1 << 18)), 2)
+    pairs = side.take(2 * n_runs, np.tile([0, 1], n_runs)).reshape(-1, 2)
+    ends = np.cumsum(pairs.sum(axis=1) + 1)
+    if ends[-1] > 1 << 16:
+        raise CorruptStreamError("table of values is too long")
+    present = np.zeros(1 << 16, np.bool_)
+    for (_, more), end in zip(pairs.tolist(), ends.tolist(), strict=True):
+        present[end - 1 - more : end] = True
+    return np.flatnonzero(present)
 
 
 def read_layers(reader: ByteReader, n_components: int) -> list[Layer]:
@@ -285,20 +306,9 @@ def read_layers(reader: ByteReader, n_components: int) -> list[Layer]:
         shift = reader.varint(32)
         bits = reader.varint(17)
         max_value = reader.varint(0xFFFF)
-        values = None
-        n_runs = reader.varint(1 << 15)
-        if n_runs:
-            side = SideReader(reader.take(reader.varint(1 << 18)), 2)
-            pairs = side.take(2 * n_runs, np.tile([0, 1], n_runs)).reshape(-1, 2)
-            ends = np.cumsum(pairs.sum(axis=1) + 1)
-            if ends[-1] > 1 << 16:
-                raise CorruptStreamError("table of values is too long")
-            present = np.zeros(1 << 16, np.bool_)
-            for (_, more), end in zip(pairs.tolist(), ends.tolist(), strict=True):
-                present[end - 1 - more : end] = True
-            values = np.flatnonzero(present)
-            if len(values) != max_value + 1:
-                raise CorruptStreamError("table of values does not fit its layer")
+        values = read_values(reader)
+        if values is not None and len(values) != max_value + 1:
+            raise CorruptStreamError("table of values does not fit its layer")
         layers.append(Layer(component, offset, shift, bits, max_value, values))
     if {layer.component for layer in layers} != set(range(n_components)):
         raise CorruptStreamError("component without a layer")

@@ -126,20 +126,17 @@ def decode(data: bytes) -> NDArray[Any]:
     if transform == 3:
         colours = _palette(reader)
         samples = 0
+    least, tables, of_frame = 0, [[0]], [0] * m
+    if transform == 4:
+        least = reader.signed()
+        tables = [_values(reader) for _ in range(reader.varint())]
+        of_frame = [reader.varint() for _ in range(m)]
     layers = []
     for _ in range(reader.varint()):
         component, offset, shift, _, top = (
             reader.varint(), reader.signed(), reader.varint(), reader.varint(), reader.varint(),
         )  # fmt: skip
-        ranks: list[int] = []
-        if r := reader.varint():
-            side = Side(reader.take(reader.varint()))
-            following = 0
-            for _ in range(r):
-                following += side.value(0)
-                more = side.value(1)
-                ranks += range(following, following + more + 1)
-                following += more + 1
+        ranks = _values(reader)
         layers.append((component, offset, shift, top, ranks))
 
     n_components = samples or 1
@@ -180,8 +177,24 @@ def decode(data: bytes) -> NDArray[Any]:
     out = components.transpose(1, 2, 3, 0) if samples else components[0]
     if transform == 3:
         out = colours[out]
+    if transform == 4:
+        out = np.stack([np.array(tables[t])[plane] + least for t, plane in zip(of_frame, out, strict=True)])
     position = {i: k for k, i in enumerate(own)}
     return out[[position[i] for i in twin]].astype(dtype)
+
+
+def _values(reader: Bytes) -> list[int]:
+    """Return a table of values; none if there is a 0 instead."""
+    values: list[int] = []
+    if r := reader.varint():
+        side = Side(reader.take(reader.varint()))
+        following = 0
+        for _ in range(r):
+            following += side.value(0)
+            more = side.value(1)
+            values += range(following, following + more + 1)
+            following += more + 1
+    return values
 
 
 def _palette(reader: Bytes) -> NDArray[np.int64]:
