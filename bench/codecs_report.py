@@ -26,15 +26,27 @@ def _rows(results: Results, name: str) -> list[Row]:
 
 
 def table(results: Results, names: list[str]) -> str:
-    """Return a Markdown table: size (encode x / decode x) per series and codec, then the medians."""
+    """Return a Markdown table: size (encode x / decode x) per series and codec, then the medians.
+
+    A median over series and single images is neither's: there are two more, where both were measured.
+    """
     lines = ["| series | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
     for series, by_codec in results.items():
         cells = [_cell([by_codec[name]] if name in by_codec else []) for name in names]
         lines.append(f"| {series} | " + " | ".join(cells) + " |")
-    medians = [_cell(_rows(results, name)) for name in names]
-    lines.append("| **median** | " + " | ".join(medians) + " |")
+    singles = {series: row for series, row in results.items() if series in SINGLES}
+    others = {series: row for series, row in results.items() if series not in SINGLES}
+    parts = {"**median**": results}
+    if singles and others:
+        parts = {"median of series": others, "median of single images": singles, **parts}
+    for label, part in parts.items():
+        medians = [_cell(_rows(part, name)) for name in names]
+        lines.append(f"| {label} | " + " | ".join(medians) + " |")
     return "\n".join(lines)
 
+
+SINGLES = ("cr-2140x1760", "mg-3062x2394", "dx-505x2021", "xa-1024", "rf-1024")
+"""Series of one image."""
 
 MODALITIES = {
     "CT": ("ct-thin", "ct-thick"),
