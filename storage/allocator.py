@@ -44,6 +44,7 @@ class FreedMemory:
 
     def _look_later(self) -> None:
         timer = threading.Timer(IDLE_SECONDS, self._look)
+        timer.name = "freed-memory"
         timer.daemon = True
         timer.start()
 
