@@ -386,7 +386,10 @@ def _decode(
             raise CorruptStreamError("tables for samples of more than 16 bits")
         tables = read_tables(reader, len(kept), rows * columns)
         dtype, transform = np.dtype(np.uint16), NO_TRANSFORM
-    layers = read_layers(reader, n_components)
+    if core == _GRAPHICS and n_components > 1:
+        # All layers are decoded at once, and what this core learns is large.
+        raise CorruptStreamError("graphics core for more than one component")
+    layers = read_layers(reader, n_components, len(kept) * rows * columns)
     coded_layers = [layer for layer in layers if layer.max_value]
 
     parts = []

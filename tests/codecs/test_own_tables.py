@@ -130,7 +130,7 @@ def test_a_table_longer_than_a_frame_is_refused() -> None:
     stream = bytearray(InterframeCodec().encode(frames))
     stream[12:16] = (1).to_bytes(4, "little")  # rows
     stream[16:20] = (4).to_bytes(4, "little")  # columns
-    with pytest.raises(CodecError, match="than a frame has samples"):
+    with pytest.raises(CodecError, match="than there are samples"):
         InterframeCodec().decode(with_checksum(bytes(stream)))
 
 
