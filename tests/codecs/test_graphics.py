@@ -17,8 +17,9 @@ from dcmpress.codecs.bits import put_varint
 from dcmpress.codecs.errors import CorruptStreamError
 from dcmpress.codecs.interframe import codec as container
 from dcmpress.codecs.interframe import graphics, graphics_choice
-from dcmpress.codecs.interframe.codec import InterframeCodec, default_references
+from dcmpress.codecs.interframe.codec import InterframeCodec
 from dcmpress.codecs.interframe.graphics_choice import Graphics, choose_graphics
+from dcmpress.codecs.interframe.parts import default_references
 from dcmpress.codecs.interframe.planes import NO_TRANSFORM, Layer, find_layers, put_layers
 from dcmpress.codecs.registry import get_codec
 from dcmpress.codecs.stream import HEADER_SIZE, write_stream
@@ -323,6 +324,21 @@ def test_the_choice_adds_up_what_is_exact_on_every_machine() -> None:
         assert float(bits) * 2**20 == int(bits * 2**20)
     for v in (6 / 65536, 0.75, 1.0, 3.0, 1023.0, 123_456.75):
         assert abs(graphics_choice._log2(v) - math.log2(v)) < 0.003
+
+
+@pytest.mark.parametrize("frames", [report(1, 60, 90), report(3, 40, 60), scan(2, 40, 64)])
+def test_dense_takes_this_core_where_it_is_smaller(frames: Array) -> None:
+    dense = InterframeCodec("dense")
+    data = dense.encode(frames)
+    assert len(data) <= len(BALANCED.encode(frames))
+    assert (data[4], data[CORE]) == (3, 4)
+    checks.assert_same(dense.decode(data), frames)
+
+
+@pytest.mark.parametrize("name", ["RGB_IMAGE.dcm", "US-PAL-8-10x-echo.dcm", "OT-PAL-8-face.dcm"])
+def test_dense_is_never_larger_than_balanced(name: str) -> None:
+    frames = _image(name)[:2]
+    assert len(InterframeCodec("dense").encode(frames)) <= len(BALANCED.encode(frames))
 
 
 def test_the_choice_is_near_the_smaller_on_real_images(monkeypatch: pytest.MonkeyPatch) -> None:
