@@ -57,7 +57,7 @@ def test_it_is_kept_again_after_it_was_given_back(monkeypatch: pytest.MonkeyPatc
 def test_when_idle_nothing_more_is_kept_than_before(monkeypatch: pytest.MonkeyPatch) -> None:
     """What others free after the last retrieval goes back to the kernel: nobody would do it later."""
     monkeypatch.setattr(allocator, "IDLE_SECONDS", 0.1)
-    calls: list[tuple[int, ...]] = []
+    calls: list[tuple[int, int]] = []
     trimmed = threading.Event()
 
     class Library:
