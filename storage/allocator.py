@@ -13,6 +13,8 @@ IDLE_SECONDS = 10.0
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _KEPT = 1 << 30
+_KEPT_IDLE = 64 << 20
+"""Twice the other threshold, as the C library has it of its own accord."""
 _ALLOCATED_APART = 32 << 20
 """Bytes of an allocation that is given back at once in any case."""
 
@@ -54,7 +56,7 @@ class FreedMemory:
                 self._look_later()
                 return
             self._watched = False
-        _give_back()
+            _give_back()  # under the lock, lest it undo what the next one to come has set
 
 
 def _keep() -> None:
@@ -65,6 +67,7 @@ def _keep() -> None:
 
 def _give_back() -> None:
     if _libc is not None:
+        _libc.mallopt(_M_TRIM_THRESHOLD, _KEPT_IDLE)
         _libc.malloc_trim(0)
 
 

@@ -29,8 +29,9 @@ from dcmpress.codecs.errors import CorruptStreamError
 from dcmpress.codecs.interframe import forward, graphics
 from dcmpress.codecs.interframe.analysis import BALANCED, FAST
 from dcmpress.codecs.interframe.colour_choice import choose_colours, choose_transform
-from dcmpress.codecs.interframe.graphics_choice import choose_graphics
+from dcmpress.codecs.interframe.graphics_choice import Graphics, choose_graphics
 from dcmpress.codecs.interframe.palette import from_ranks, put_palette, read_palette, to_ranks
+from dcmpress.codecs.interframe.parts import CHAIN, Part, between_kept, default_references, duplicates
 from dcmpress.codecs.interframe.planes import (
     DIFFERENCES,
     NO_TRANSFORM,
@@ -52,8 +53,6 @@ from dcmpress.codecs.interframe.tables import (
 from dcmpress.codecs.stream import read_stream, write_stream
 
 MAGIC = b"DCIF"
-CHAIN = 16
-"""Without references: a frame in so many is coded without any, so that access stays random."""
 MAX_THREADS = os.cpu_count() or 1
 """Cores that one call may use when there is much to do."""
 MAX_COLUMNS = 65_535
@@ -70,7 +69,7 @@ _EXPLICIT, _SHIFTED, _DUPLICATES = 1, 2, 4
 
 Array = NDArray[Any]
 Job = Callable[[], Iterable[Any]]
-Encoder = Callable[[Array, int, "_Part"], bytes]
+Encoder = Callable[[Array, int, Part], bytes]
 
 
 @dataclass(frozen=True)
@@ -173,42 +172,53 @@ def _stripes(rows: int, columns: int) -> list[tuple[int, int]]:
     return [(rows * k // count, rows * (k + 1) // count) for k in range(count)]
 
 
-def _duplicates(frames: Array) -> list[int]:
-    """Return for each frame the first frame that equals it, itself if there is none."""
-    first: dict[bytes, list[int]] = {}
-    found = []
-    step = max(1, frames.shape[1] // 4)
-    for i, frame in enumerate(frames):
-        same = first.setdefault(frame[::step].tobytes(), [])
-        twin = next((j for j in same if np.array_equal(frames[j], frame)), i)
-        if twin == i:
-            same.append(i)
-        found.append(twin)
-    return found
-
-
-def default_references(n: int, chain: int = CHAIN) -> list[int]:
-    """Return the references that `encode` uses when it is given none: chains of `chain` frames."""
-    return [i - 1 if i % chain else -1 for i in range(n)]
-
-
 def _encode(
     frames: Array, references: list[int] | None, shifts: list[tuple[int, int]] | None, effort: str
 ) -> tuple[bytes, int]:
     """Return the payload, and the version of the format that it needs."""
-    twins = _duplicates(frames)
+    twins = duplicates(frames)
     kept = np.array([i for i, j in enumerate(twins) if i == j])
     position = {int(i): k for k, i in enumerate(kept)}
-    own = _between_kept(references, twins, position)
+    own = between_kept(references, twins, position)
     tables = find_tables(frames, kept)
     if tables is not None:
         frames = to_own_ranks(frames, tables, [tables.of_frame[position[j]] for j in twins])
-    drawn = None if effort == "dense" else choose_graphics(frames, kept, own)
-    if references is None and (effort == "dense" or drawn is not None):
+    drawn = choose_graphics(frames, kept, own)
+    given = _Given(frames, references, shifts, twins, kept, position, tables)
+    if effort != "dense" or drawn is None:
+        return _encode_given(given, effort, drawn)
+    # The choice asks what beats the forward core. Beside the backward core, the graphics core costs little to try.
+    return min((_encode_given(given, effort, way) for way in (None, drawn)), key=lambda coded: len(coded[0]))
+
+
+@dataclass(frozen=True)
+class _Given:
+    """Frames to encode, and what is known of them before a core is chosen."""
+
+    frames: Array
+    """As ranks, if they have tables of their own."""
+    references: list[int] | None
+    shifts: list[tuple[int, int]] | None
+    twins: list[int]
+    """Of each frame: the first one that equals it."""
+    kept: Array
+    """Indices of the frames that are coded."""
+    position: dict[int, int]
+    """Index of a frame that is coded -> its place in `kept`."""
+    tables: Tables | None
+
+
+def _encode_given(given: _Given, effort: str, drawn: Graphics | None) -> tuple[bytes, int]:
+    """Return what `_encode` does, by the graphics core if it is told how, else by the core of the effort."""
+    frames, references, twins, kept = given.frames, given.references, given.twins, given.kept
+    position, shifts, tables = given.position, given.shifts, given.tables
+    own = between_kept(references, twins, position)
+    backward = effort == "dense" and drawn is None
+    if references is None and (backward or drawn is not None):
         # These cores have no index of frames; this keeps every stream at a byte a frame or more. They decode
         # a section from its start, so a frame without reference inside one would bring nothing.
         references = default_references(len(frames), max(CHAIN, -(-SECTION_SAMPLES // frames[0].size)))
-        own = _between_kept(references, twins, position)
+        own = between_kept(references, twins, position)
     flags = _EXPLICIT if references is not None else 0
     out = bytearray()
     if len(kept) < len(frames):
@@ -242,7 +252,7 @@ def _encode(
         put_palette(out, palette)
     else:
         out.append(transform)
-    layers = find_layers(frames, transform, kept, effort == "dense") if drawn is None else drawn.layers
+    layers = find_layers(frames, transform, kept, backward) if drawn is None else drawn.layers
     put_layers(out, layers)
     encoders = [_encoder(effort, None if drawn is None else drawn.by_symbols[k]) for k in range(len(layers))]
     rows, columns = frames.shape[1:3]
@@ -250,50 +260,18 @@ def _encode(
     jobs = []
     for first, end in _sections(own, frames[0].size):
         for top, bottom in stripes:
-            part = _Part(own, own_shifts, first, end, top, bottom, columns)
+            part = Part(own, own_shifts, first, end, top, bottom, columns)
             jobs.append(_encode_job(frames, kept, layers, transform, part, encoders))
     blobs = list(_run(jobs, frames.size))
     for blob in blobs:
         put_varint(out, len(blob))
-    core = _BACKWARD_2 if effort == "dense" else _FORWARD if drawn is None else _GRAPHICS
+    core = _BACKWARD_2 if backward else _FORWARD if drawn is None else _GRAPHICS
     version = max(_VERSION_OF[core], 3 if tables is not None else 1)
     return b"".join([bytes([core, flags]), out, *blobs]), version
 
 
-def _between_kept(references: list[int] | None, twins: list[int], position: dict[int, int]) -> list[int]:
-    """Return the references of the frames that are coded, of frames of theirs."""
-    if references is None:
-        return default_references(len(position))
-    return [position[twins[references[i]]] if references[i] >= 0 else -1 for i in position]
-
-
-@dataclass(frozen=True)
-class _Part:
-    """One section of one stripe."""
-
-    all_references: list[int]
-    all_shifts: list[tuple[int, int]] | None
-    first: int
-    end: int
-    top: int
-    bottom: int
-    columns: int
-
-    @property
-    def references(self) -> list[int]:
-        return [r - self.first if r >= 0 else -1 for r in self.all_references[self.first : self.end]]
-
-    @property
-    def shifts(self) -> list[tuple[int, int]] | None:
-        return self.all_shifts[self.first : self.end] if self.all_shifts else None
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        return self.end - self.first, self.bottom - self.top, self.columns
-
-
 def _encode_job(
-    frames: Array, kept: Array, layers: list[Layer], transform: int, part: _Part, encoders: list[Encoder]
+    frames: Array, kept: Array, layers: list[Layer], transform: int, part: Part, encoders: list[Encoder]
 ) -> Job:
     def job() -> list[bytes]:
         chosen = kept[part.first : part.end]
@@ -314,7 +292,7 @@ def _encode_job(
 def _encoder(effort: str, by_symbols: bool | None) -> Encoder:
     """Return what makes a part of planes: the graphics core if it is told about literals, else that of the effort."""
 
-    def encode(planes: Array, max_value: int, part: _Part) -> bytes:
+    def encode(planes: Array, max_value: int, part: Part) -> bytes:
         if by_symbols is not None:
             return graphics.encode_planes(planes, max_value, part.references, part.shifts, by_symbols)
         if effort == "dense":
@@ -386,14 +364,17 @@ def _decode(
             raise CorruptStreamError("tables for samples of more than 16 bits")
         tables = read_tables(reader, len(kept), rows * columns)
         dtype, transform = np.dtype(np.uint16), NO_TRANSFORM
-    layers = read_layers(reader, n_components)
+    if core == _GRAPHICS and n_components > 1:
+        # All layers are decoded at once, and what this core learns is large.
+        raise CorruptStreamError("graphics core for more than one component")
+    layers = read_layers(reader, n_components, len(kept) * rows * columns)
     coded_layers = [layer for layer in layers if layer.max_value]
 
     parts = []
     stripes = _stripes(rows, columns)
     for first, end in _sections(references, rows * columns * n_components):
         for top, bottom in stripes:
-            part = _Part(references, shifts, first, end, top, bottom, columns)
+            part = Part(references, shifts, first, end, top, bottom, columns)
             parts.append((part, [reader.varint(1 << 40) for _ in coded_layers]))
     out = np.empty((len(wanted), *shape[1:]), dtype)
     jobs = []
@@ -448,7 +429,7 @@ def _decode_job(
     blobs: list[memoryview],
     layers: list[Layer],
     transform: int,
-    part: _Part,
+    part: Part,
     core: int,
     targets: list[tuple[int, int]],
     out: Array,
@@ -498,7 +479,7 @@ def _place(values: list[Array], layers: list[Layer], transform: int, target: Arr
 
 
 def _decode_planes(
-    blob: memoryview, max_value: int, part: _Part, core: int, select: list[int]
+    blob: memoryview, max_value: int, part: Part, core: int, select: list[int]
 ) -> Iterable[tuple[int, Array]]:
     if core == _GRAPHICS:
         return graphics.decode_planes(

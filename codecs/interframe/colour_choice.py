@@ -32,7 +32,8 @@ _SIZES = 17
 """Sizes of an error: 0 to 16 bits."""
 _MOST = 1 << 10
 """Counts are halved when their sum is this."""
-_LOG2 = np.array([math.log2(max(i, 1)) for i in range(_MOST + 1)])
+_LOG2 = np.array([round(math.log2(max(i, 1)) * 2**20) / 2**20 for i in range(_MOST + 1)])
+"""Rounded, so that sums are exact, and the same whoever's logarithm it was."""
 
 Array = NDArray[Any]
 _U = np.uint64

@@ -38,7 +38,8 @@ _SIZES = 17
 """Sizes of an error: 0 to 16 bits."""
 _MOST = 1 << 10
 """Counts are halved when their sum is this."""
-_LOG2 = np.array([math.log2(max(i, 1)) for i in range(_MOST + 1)])
+_LOG2 = np.array([round(math.log2(max(i, 1)) * 2**20) / 2**20 for i in range(_MOST + 1)])
+"""Rounded, so that sums are exact, and the same whoever's logarithm it was: the choice is the same on every machine."""
 _BACKED = 6.0
 """Times that all symbols together count before any was met."""
 
@@ -300,7 +301,7 @@ def _count(
             d = _U(3 * _COUNTS + (median & (_COUNTS - 1)))
             met = np.float64(counts[a]) + np.float64(counts[b]) + backed
             all_met = np.float64(counts[c]) + np.float64(counts[d]) + _BACKED
-            symbol_bits += np.log2(all_met / met)
+            symbol_bits += _log2(all_met) - _log2(met)
             counts[a] += 1
             counts[b] += 1
             counts[c] += 1
@@ -309,6 +310,13 @@ def _count(
     bits[0] = (both + predicted_bits) / share
     bits[1] = (both + guessed_bits) / share
     bits[2] = (both + symbol_bits) / share
+
+
+@inline
+def _log2(v):
+    """Return roughly the logarithm of v > 0, from its first ten bits."""
+    mantissa, exponent = math.frexp(v)
+    return exponent - 10 + _LOG2[_U(mantissa * _MOST)]
 
 
 @inline

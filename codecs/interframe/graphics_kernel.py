@@ -120,6 +120,10 @@ def code_plane(
         above = 1 - here
         errors[U(here), U(0)] = errors[U(above), U(1)]
         errors[U(above), U(columns + 1)] = errors[U(above), U(columns)]
+        flat_end = np.int64(
+            0
+        )  # of the stretches found last: a place inside one has not to look for its end again
+        still_end = np.int64(0)
         x = np.int64(0)
         while x < columns:
             i = o + x
@@ -144,14 +148,23 @@ def code_plane(
                 held = np.int64(0)
                 kind = np.int64(still)
                 if still:
-                    while x + length < columns and current[U(n + length + 1)] == reference[U(n + length + 1)]:
-                        length += 1
+                    length = max(still_end - x, length)
+                    if x >= still_end:
+                        while (
+                            x + length < columns
+                            and current[U(n + length + 1)] == reference[U(n + length + 1)]
+                        ):
+                            length += 1
+                        still_end = x + length
                     if encode:
                         while held < length and current[U(i + held)] == reference[U(i + held)]:
                             held += 1
                 else:
-                    while x + length < columns and current[U(n + length + 1)] == w:
-                        length += 1
+                    length = max(flat_end - x, length)
+                    if x >= flat_end:
+                        while x + length < columns and current[U(n + length + 1)] == w:
+                            length += 1
+                        flat_end = x + length
                     if encode:
                         while held < length and current[U(i + held)] == w:
                             held += 1

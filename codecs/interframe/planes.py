@@ -82,7 +82,7 @@ class Layer:
     def _samples(self) -> Array:
         """The low 16 bits of the sample of each rank."""
         assert self.values is not None
-        samples: Array = (self.values + self.offset & 0xFFFF).astype(np.uint16)
+        samples: Array = (self.values.astype(np.int64) + self.offset & 0xFFFF).astype(np.uint16)
         return samples
 
 
@@ -281,24 +281,25 @@ def put_values(out: bytearray, values: Array) -> None:
     out += table
 
 
-def read_values(reader: ByteReader) -> Array | None:
-    """Read what `put_values` wrote; None if there is a 0 instead of a table."""
+def read_values(reader: ByteReader, most: int) -> Array | None:
+    """Read what `put_values` wrote, `most` values at most; None if there is a 0 instead of a table."""
     n_runs = reader.varint(1 << 15)
     if not n_runs:
         return None
     side = SideReader(reader.take(reader.varint(1 << 18)), 2)
-    pairs = side.take(2 * n_runs, np.tile([0, 1], n_runs)).reshape(-1, 2)
-    ends = np.cumsum(pairs.sum(axis=1) + 1)
-    if ends[-1] > 1 << 16:
+    if n_runs > most:
+        raise CorruptStreamError("a table of more values than there are samples")
+    gaps, more = side.take(2 * n_runs, np.tile([0, 1], n_runs)).reshape(-1, 2).T
+    n_values = int(more.sum()) + n_runs
+    if n_values > most:
+        raise CorruptStreamError("a table of more values than there are samples")
+    if n_values + int(gaps.sum()) > 1 << 16:
         raise CorruptStreamError("table of values is too long")
-    present = np.zeros(1 << 16, np.bool_)
-    for (_, more), end in zip(pairs.tolist(), ends.tolist(), strict=True):
-        present[end - 1 - more : end] = True
-    return np.flatnonzero(present)
+    return (np.arange(n_values) + np.repeat(np.cumsum(gaps), more + 1)).astype(np.uint16)
 
 
-def read_layers(reader: ByteReader, n_components: int) -> list[Layer]:
-    """Read what `put_layers` wrote."""
+def read_layers(reader: ByteReader, n_components: int, n_samples: int) -> list[Layer]:
+    """Read what `put_layers` wrote of so many components, each of `n_samples` samples."""
     layers = []
     for _ in range(reader.varint(2 * n_components)):
         component = reader.varint(n_components - 1)
@@ -306,7 +307,7 @@ def read_layers(reader: ByteReader, n_components: int) -> list[Layer]:
         shift = reader.varint(32)
         bits = reader.varint(17)
         max_value = reader.varint(0xFFFF)
-        values = read_values(reader)
+        values = read_values(reader, n_samples)
         if values is not None and len(values) != max_value + 1:
             raise CorruptStreamError("table of values does not fit its layer")
         layers.append(Layer(component, offset, shift, bits, max_value, values))

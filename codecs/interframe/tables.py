@@ -36,7 +36,7 @@ class Tables:
     offset: int
     """Subtracted from samples first."""
     values: list[Array]
-    """The value of each rank, ascending: int64, 0 to 65535."""
+    """The value of each rank, ascending, 0 to 65535."""
     of_frame: list[int]
     """Of each frame that is coded: number of its table."""
 
@@ -104,7 +104,7 @@ def from_own_ranks(ranks: NDArray[np.uint16], tables: Tables, number: int, out: 
     CorruptStreamError
         If a rank has no value.
     """
-    values = (tables.values[number] + tables.offset & 0xFFFF).astype(np.uint16)
+    values = (tables.values[number].astype(np.int64) + tables.offset & 0xFFFF).astype(np.uint16)
     words = out.view(f"u{out.dtype.itemsize}").reshape(-1)
     if not _look_up(np.ascontiguousarray(ranks).reshape(-1), values, words):
         raise CorruptStreamError("rank beyond the table of a frame")
@@ -148,9 +148,9 @@ def read_tables(reader: ByteReader, n_frames: int, frame_samples: int) -> Tables
     offset = reader.signed(1 << 15)
     values = []
     for _ in range(reader.varint(n_frames)):
-        table = read_values(reader)
-        if table is None or len(table) > frame_samples:
-            raise CorruptStreamError("a table of no values, or of more than a frame has samples")
+        table = read_values(reader, frame_samples)
+        if table is None:
+            raise CorruptStreamError("a frame's table of no values")
         values.append(table)
     if not values:
         raise CorruptStreamError("no tables")

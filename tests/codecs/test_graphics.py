@@ -1,6 +1,8 @@
 """The graphics core: exact, unharmed by any bytes, and used where it pays."""
 
 import hashlib
+import math
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,12 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from dcmpress.codecs.bits import put_varint
 from dcmpress.codecs.errors import CorruptStreamError
 from dcmpress.codecs.interframe import codec as container
-from dcmpress.codecs.interframe import graphics
-from dcmpress.codecs.interframe.codec import InterframeCodec, default_references
+from dcmpress.codecs.interframe import graphics, graphics_choice
+from dcmpress.codecs.interframe.codec import InterframeCodec
 from dcmpress.codecs.interframe.graphics_choice import Graphics, choose_graphics
-from dcmpress.codecs.interframe.planes import NO_TRANSFORM, find_layers
+from dcmpress.codecs.interframe.parts import default_references
+from dcmpress.codecs.interframe.planes import NO_TRANSFORM, Layer, find_layers, put_layers
 from dcmpress.codecs.registry import get_codec
 from dcmpress.codecs.stream import HEADER_SIZE, write_stream
 from tests import corpus
@@ -189,6 +193,33 @@ def test_any_bytes_are_planes_within_their_limit(data: bytes, top: int, by_symbo
     assert max(int(plane.max()) for plane in planes) <= top
 
 
+@pytest.mark.parametrize("references", [[-1, -1], [-1, 0]])
+def test_stretches_that_never_hold_take_no_longer_in_wide_planes(references: list[int]) -> None:
+    """Every bit of this stream is 0 for long: stretches begin at each sample, and end at once."""
+    coded = b"\1" + b"\xff" * 4000
+    times = []
+    for rows, columns in ((180, 180), (1, 32_400)):
+        for _ in graphics.decode_planes(coded, (2, rows, columns), 255, references, None, [1]):
+            pass
+        start = time.thread_time()
+        for _, plane in graphics.decode_planes(coded, (2, rows, columns), 255, references, None, [1]):
+            assert not plane.any()
+        times.append(time.thread_time() - start)
+    assert times[1] < 8 * times[0]
+
+
+def test_it_is_for_one_component() -> None:
+    """Of many components, each would learn at the same time what takes a megabyte."""
+    frames = np.zeros((1, 2, 3, 2), np.uint8)
+    payload = bytearray([4, 0, NO_TRANSFORM])
+    put_layers(payload, [Layer(c, 0, 0, 16, 1) for c in range(2)])
+    for _ in range(2):
+        put_varint(payload, 1)
+    stream = write_stream(container.MAGIC, 3, frames, bytes(payload) + b"\0\0")
+    with pytest.raises(CorruptStreamError, match="component"):
+        FAST.decode(stream)
+
+
 @pytest.mark.parametrize("data", [b"", b"\2abc", b"\xff"])
 def test_an_unknown_flag_is_refused(data: bytes) -> None:
     with pytest.raises(CorruptStreamError, match="flag"):
@@ -283,6 +314,31 @@ def test_a_choice_with_values_in_frames_without_reference(references: list[int])
     for part in (frames, frames[..., 1].astype(np.int16) * 99 - 7000):
         choose_graphics(part, np.arange(3), references)
         checks.assert_same(FAST.decode(FAST.encode(part, references)), part)
+
+
+def test_the_choice_adds_up_what_is_exact_on_every_machine() -> None:
+    frames = report(1, 60, 90)
+    sample = graphics_choice._sample(frames, np.arange(1), [-1])
+    for bits in sample.bits(True):
+        assert bits > 0
+        assert float(bits) * 2**20 == int(bits * 2**20)
+    for v in (6 / 65536, 0.75, 1.0, 3.0, 1023.0, 123_456.75):
+        assert abs(graphics_choice._log2(v) - math.log2(v)) < 0.003
+
+
+@pytest.mark.parametrize("frames", [report(1, 60, 90), report(3, 40, 60), scan(2, 40, 64)])
+def test_dense_takes_this_core_where_it_is_smaller(frames: Array) -> None:
+    dense = InterframeCodec("dense")
+    data = dense.encode(frames)
+    assert len(data) <= len(BALANCED.encode(frames))
+    assert (data[4], data[CORE]) == (3, 4)
+    checks.assert_same(dense.decode(data), frames)
+
+
+@pytest.mark.parametrize("name", ["RGB_IMAGE.dcm", "US-PAL-8-10x-echo.dcm", "OT-PAL-8-face.dcm"])
+def test_dense_is_never_larger_than_balanced(name: str) -> None:
+    frames = _image(name)[:2]
+    assert len(InterframeCodec("dense").encode(frames)) <= len(BALANCED.encode(frames))
 
 
 def test_the_choice_is_near_the_smaller_on_real_images(monkeypatch: pytest.MonkeyPatch) -> None:

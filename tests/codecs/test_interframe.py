@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from dcmpress.codecs.bits import ByteReader
 from dcmpress.codecs.errors import CodecError, CorruptStreamError, TooLargeError, UnknownVersionError
 from dcmpress.codecs.interframe import codec as container
 from dcmpress.codecs.interframe.codec import InterframeCodec
-from dcmpress.codecs.interframe.planes import NO_TRANSFORM, find_layers
+from dcmpress.codecs.interframe.planes import NO_TRANSFORM, Layer, find_layers, put_layers, read_layers
 from dcmpress.codecs.registry import get_codec
 from dcmpress.codecs.stream import HEADER_SIZE, write_stream
 from tests.codecs import checks, interframe_reference
@@ -218,6 +219,19 @@ def test_refuses_before_it_allocates() -> None:
     many = np.broadcast_to(frames, (1 << 24, 1, 1))
     with pytest.raises(CorruptStreamError, match="more frames than bytes"):
         InterframeCodec().decode(write_stream(container.MAGIC, 1, many, b"\1\0\0\0"))
+
+
+def test_a_table_of_more_values_than_samples_is_refused() -> None:
+    """Else a few bytes a layer would say what takes half a megabyte."""
+    values = np.arange(65536)
+    out = bytearray()
+    put_layers(out, [Layer(0, 0, 0, 16, 65535, values)])
+    (layer,) = read_layers(ByteReader(bytes(out)), 1, 65536)
+    assert layer.values is not None
+    np.testing.assert_array_equal(layer.values, values)
+    assert layer.values.nbytes == 2 * 65536
+    with pytest.raises(CorruptStreamError, match="than there are samples"):
+        read_layers(ByteReader(bytes(out)), 1, 65535)
 
 
 def test_a_newer_version_is_refused() -> None:

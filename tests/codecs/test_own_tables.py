@@ -62,6 +62,23 @@ def test_references_shifts_and_twins() -> None:
     checks.assert_same(codec.decode(stream, [7, 5]), frames[[7, 5]])
 
 
+@pytest.mark.parametrize("effort", ["fast", "balanced"])
+def test_stretched_screens_are_for_the_graphics_core(effort: str) -> None:
+    """Letters on black that change places, so that the ranks repeat themselves exactly."""
+    rng = np.random.default_rng(6)
+    letters = np.pad(rng.integers(0, 40, (6, 8, 8)), ((0, 0), (1, 1), (1, 1)))
+    places = rng.integers(0, 6, (4, 6, 8))
+    plain = letters[places].transpose(0, 1, 3, 2, 4).reshape(4, 60, 80).astype(np.uint16)
+    frames = stretched(plain[[0, 1, 2, 0, 3]], "int16")
+    frames[3] = frames[0]
+    codec = InterframeCodec(effort)
+    stream = codec.encode(frames, [-1, 0, 1, -1, 3], shifts=[(0, 0), (0, 0), (1, -2), (0, 0), (3, 0)])
+    assert (stream[4], stream[24]) == (3, 4)
+    for decode in (codec.decode, interframe_reference.decode):
+        checks.assert_same(decode(stream), frames)
+    checks.assert_same(codec.decode(stream, [4, 3, 3, 1]), frames[[4, 3, 3, 1]])
+
+
 def test_large_frames_in_stripes() -> None:
     plain = scene(2, 2100, 2050)
     frames = stretched(plain)
@@ -130,7 +147,7 @@ def test_a_table_longer_than_a_frame_is_refused() -> None:
     stream = bytearray(InterframeCodec().encode(frames))
     stream[12:16] = (1).to_bytes(4, "little")  # rows
     stream[16:20] = (4).to_bytes(4, "little")  # columns
-    with pytest.raises(CodecError, match="than a frame has samples"):
+    with pytest.raises(CodecError, match="than there are samples"):
         InterframeCodec().decode(with_checksum(bytes(stream)))
 
 

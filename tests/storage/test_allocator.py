@@ -52,3 +52,23 @@ def test_it_is_kept_again_after_it_was_given_back(monkeypatch: pytest.MonkeyPatc
             pass
         assert given_back.acquire(timeout=30)
     assert not given_back.acquire(timeout=0.3)
+
+
+def test_when_idle_nothing_more_is_kept_than_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What others free after the last retrieval goes back to the kernel: nobody would do it later."""
+    monkeypatch.setattr(allocator, "IDLE_SECONDS", 0.1)
+    calls: list[tuple[int, int]] = []
+    trimmed = threading.Event()
+
+    class Library:
+        def mallopt(self, what: int, value: int) -> None:
+            calls.append((what, value))
+
+        def malloc_trim(self, kept: int) -> None:
+            trimmed.set()
+
+    monkeypatch.setattr(allocator, "_libc", Library())
+    with FreedMemory().kept():
+        assert (allocator._M_TRIM_THRESHOLD, 1 << 30) in calls
+    assert trimmed.wait(30)
+    assert dict(calls)[allocator._M_TRIM_THRESHOLD] == 64 << 20
