@@ -139,7 +139,7 @@ class Reconstruct(Codec):
         limit = working_limit(frames.size)
         n_samples = 0 if samples is None else samples.size
         too_large = _too_large([image.size for image in images], limit)
-        if too_large or n_samples > limit or coefficients.samples > BLOCKS_PER_BYTE * limit:
+        if too_large or n_samples > limit or coefficients.cost > BLOCKS_PER_BYTE * limit:
             raise ValueError("too little is left of too much")
         inside = b""
         if samples is not None:

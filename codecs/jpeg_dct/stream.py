@@ -27,6 +27,9 @@ GROUP_BYTES = 1 << 20
 BLOCKS_PER_BYTE = 4
 """No JPEG image holds more: a block takes two words of at least one bit."""
 
+START_COST = 1 << 15
+"""What it costs to start a group, for each component, in coefficients: its model is made anew."""
+
 _WORST_BITS = 12
 """What a decision can take: see `mixing`."""
 
@@ -86,8 +89,8 @@ class CoefficientWriter:
 
     def __init__(self) -> None:
         self.images = 0
-        self.samples = 0
-        """Coefficients of all images."""
+        self.cost = 0
+        """Of decoding all of them; see `restore`."""
         self._groups: list[tuple[int, bytes]] = []
         self._coder: _Coder | None = None
         self._images = 0
@@ -100,13 +103,14 @@ class CoefficientWriter:
             self._end_group()
         if self._coder is None:
             self._coder = _Coder(jpeg.layout, encoder_registers(), np.zeros(0, np.uint8))
+            self.cost += len(jpeg.layout.blocks) * START_COST
         coder = self._coder
         needed = int(coder.registers[2]) + _worst(coefficients)
         if needed > coder.buffer.size:
             coder.buffer = np.concatenate([coder.buffer, np.zeros(needed, np.uint8)])
         coder.code(True, coefficients, jpeg.steps)
         self.images += 1
-        self.samples += coefficients.size
+        self.cost += coefficients.size
         self._images += 1
         self._bytes += size
 
@@ -164,7 +168,7 @@ def restore(
         Numbers of images, ascending.
     limit
         Coefficients that all images may have that must be decoded: the chosen ones, and those before them in their
-        groups.
+        groups. Each group counts as `START_COST` for each component besides.
 
     Raises
     ------
@@ -177,9 +181,9 @@ def restore(
             k += 1
         groups[k].chosen.append(number)
     asked = [group for group in groups if group.chosen]
-    needed = sum(64 * layout_of(recipes[group.first])[0].total * len(group.decoded) for group in asked)
-    if needed > limit:
-        raise TooLargeError(f"images of {needed} coefficients; {limit} are allowed")
+    cost = sum(_cost(group, recipes) for group in asked)
+    if cost > limit:
+        raise TooLargeError(f"images of {cost} coefficients; {limit} are allowed")
     workers = min(len(asked), os.cpu_count() or 1)
     if workers < 2:
         parts = [_restore_group(group, recipes, sizes) for group in asked]
@@ -202,6 +206,11 @@ def _groups(data: memoryview, n_images: int) -> list[_Group]:
     if first != n_images or reader.left:
         raise CorruptStreamError(f"coefficients of {first} images instead of {n_images}")
     return groups
+
+
+def _cost(group: _Group, recipes: Sequence[bytes]) -> int:
+    layout, _ = layout_of(recipes[group.first])
+    return 64 * layout.total * len(group.decoded) + len(layout.blocks) * START_COST
 
 
 def _restore_group(group: _Group, recipes: Sequence[bytes], sizes: Sequence[int]) -> list[bytes]:
