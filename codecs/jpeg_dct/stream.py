@@ -230,5 +230,5 @@ def _restore_group(group: _Group, recipes: Sequence[bytes], sizes: Sequence[int]
             raise CorruptStreamError("a group of several layouts")
         coder.code(False, coefficients, steps)
         if number in wanted:
-            out.append(put_together(layout, coefficients, recipes[number]))
+            out.append(put_together(layout, coefficients, recipes[number], sizes[number]))
     return out

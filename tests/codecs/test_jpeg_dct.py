@@ -128,7 +128,7 @@ def with_zeros(data: bytes) -> bytes:
     """Return a JPEG image whose last byte of coded data is filled with zeros."""
     taken = take_apart(data, MANY)
     assert taken is not None
-    return put_together(taken.layout, taken.coefficients, b"\1" + taken.recipe[1:])
+    return put_together(taken.layout, taken.coefficients, b"\1" + taken.recipe[1:], 2 * len(data))
 
 
 def test_an_encoder_that_fills_up_with_zeros() -> None:
@@ -282,6 +282,7 @@ def test_lies_are_refused() -> None:
         "fewer images": (view, recipes[:1], sizes[:1]),
         "more images": (view, [*recipes, recipes[0]], [*sizes, sizes[0]]),
         "more blocks than bytes": (view, recipes, [sizes[0], 20]),
+        "more coded data than bytes": (view, recipes, [sizes[0], len(FORMS["grey"]) // 2]),
         "more bytes": (coded + b"\0", recipes, sizes),
         "fewer bytes": (coded[:-1], recipes, sizes),
         "nothing": (b"", recipes, sizes),
