@@ -24,7 +24,7 @@ from dcmpress.codecs.base import MAX_PIXELS, Codec, check_frames, check_referenc
 from dcmpress.codecs.bits import ByteReader, put_varint
 from dcmpress.codecs.errors import CodecError, CorruptStreamError, TooLargeError
 from dcmpress.codecs.jpeg_dct.image import Jpeg, take_apart
-from dcmpress.codecs.jpeg_dct.stream import CoefficientWriter, restore
+from dcmpress.codecs.jpeg_dct.stream import BLOCKS_PER_BYTE, CoefficientWriter, restore
 from dcmpress.codecs.reconstruct_directory import Directory, Image, Piece
 from dcmpress.codecs.registry import get_codec
 from dcmpress.codecs.restorable import put_together, working_limit
@@ -137,9 +137,9 @@ class Reconstruct(Codec):
         if n_restored != (0 if samples is None else len(samples)) or methods[JPEG_DCT] != coefficients.images:
             raise ValueError(f"{n_restored} images to restore, {methods[JPEG_DCT]} of coefficients")
         limit = working_limit(frames.size)
-        largest = max((image.size for image in images), default=0)
-        n_samples = max(coefficients.most_samples, 0 if samples is None else samples.size)
-        if largest > limit or n_samples > limit:
+        n_samples = 0 if samples is None else samples.size
+        too_large = _too_large([image.size for image in images], limit)
+        if too_large or n_samples > limit or coefficients.cost > BLOCKS_PER_BYTE * limit:
             raise ValueError("too little is left of too much")
         inside = b""
         if samples is not None:
@@ -179,7 +179,7 @@ class Reconstruct(Codec):
             raise CorruptStreamError(f"{reader.left} bytes too many")
         frame_bytes = header.n_samples // n
         touched = _touched(directory, wanted, frame_bytes)
-        limit = working_limit(max_pixels)
+        limit = working_limit(header.n_samples)
         images = _restored(directory, touched, inside, coefficients, streams, limit)
         return _assembled(directory, literals, images, wanted, frame_bytes).reshape(
             len(wanted), *header.shape[1:]
@@ -259,9 +259,8 @@ def _restored(
 ) -> dict[int, bytes]:
     """Return the bytes of images, by number."""
     listed = directory.images
-    for number in numbers:
-        if listed[number].size > limit:
-            raise TooLargeError(f"an image of {listed[number].size} bytes")
+    if _too_large([listed[number].size for number in numbers], limit):
+        raise TooLargeError(f"images of more than {limit} bytes")
     of_samples = [k for k, image in enumerate(listed) if image.method not in (JPEG_XL, JPEG_DCT)]
     of_coefficients = [k for k, image in enumerate(listed) if image.method == JPEG_DCT]
     chosen = _places(numbers, of_samples)
@@ -283,6 +282,14 @@ def _restored(
     return restored
 
 
+def _too_large(sizes: list[int], limit: int) -> bool:
+    """Tell whether images are too much for a stream: one above the limit, or all together above twice that.
+
+    An encoder that cuts a run of bytes into streams keeps an image at each end of which little stands there.
+    """
+    return max(sizes, default=0) > limit or sum(sizes) > 2 * limit
+
+
 def _places(numbers: list[int], among: list[int]) -> list[int]:
     """Return where those of `numbers` that are in `among` stand there."""
     place = {number: k for k, number in enumerate(among)}
@@ -291,7 +298,7 @@ def _places(numbers: list[int], among: list[int]) -> list[int]:
 
 def _jpegs(images: list[Image], coefficients: memoryview, chosen: list[int], limit: int) -> list[bytes]:
     recipes, sizes = [image.recipe for image in images], [image.size for image in images]
-    return restore(coefficients, recipes, sizes, chosen, limit)
+    return restore(coefficients, recipes, sizes, chosen, BLOCKS_PER_BYTE * limit)
 
 
 def _samples(

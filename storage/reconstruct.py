@@ -144,6 +144,8 @@ def reconstructed_segments(
             member = _Member(number, source, images, source.image_format.frame_bytes)
             if kind.dtype in dtypes and _begins_well(member, kind.take_apart):
                 groups.setdefault(kind, []).append(member)
+    # Images of one size predict each other only where they stand side by side.
+    jpegs.sort(key=_geometry)
     if jpegs:
         yield from _segments(jpegs, _take_jpeg_apart, codec, limits)
     for kind, members in groups.items():
@@ -152,11 +154,22 @@ def reconstructed_segments(
 
 def _begins_well(member: _Member, take_apart: _TakeApart) -> bool:
     """Tell whether the first image of a member can be taken apart: then the others can be, as a rule."""
-    data = member.image(0)
+    taken, _ = _taken(member, 0, take_apart)
+    return taken is not None
+
+
+def _taken(member: _Member, k: int, take_apart: _TakeApart) -> tuple[_Taken | None, str]:
+    """Take image k of a member apart; return also what went wrong that should not, or ""."""
+    data = member.image(k)
     try:
-        return take_apart(data) is not None
-    except Exception:  # whatever a library or a hostile image does, the bytes are kept
-        return False
+        return take_apart(data), ""
+    except Exception as error:  # whatever a library or a hostile image does, its bytes are kept
+        return None, f"image {k + 1} of an instance cannot be taken apart: {error!r}"
+
+
+def _geometry(member: _Member) -> tuple[int, ...]:
+    image_format = member.source.image_format
+    return () if image_format is None else image_format.frame_shape
 
 
 class _Kind(NamedTuple):
@@ -253,7 +266,7 @@ def _segment(
     problem = ""
     payload: bytes | None = None
     try:
-        payload = _encode(parts, rows, take_apart, codec, limits)
+        payload, problem = _encode(parts, rows, take_apart, codec, limits)
     except Exception as error:  # whatever a codec does, the store goes on
         problem = f"{codec.codec_id} failed: {error!r}"
     # Frames of a still scene may hold the very same bytes, which no image format sees.
@@ -276,8 +289,9 @@ def _encode(
     take_apart: _TakeApart,
     codec: Reconstruct,
     limits: SegmentLimits,
-) -> bytes | None:
-    """Return the stream of a segment, or None if no image in it can be taken apart."""
+) -> tuple[bytes | None, str]:
+    """Return the stream of a segment, or None if no image in it can be taken apart; and the first problem, or ""."""
+    problem = ""
     images: list[Image] = []
     pieces: list[Piece] = []
     samples: list[NDArray[Any]] = []
@@ -287,7 +301,10 @@ def _encode(
         window = range(first * rows.shape[2], stop * rows.shape[2])
         for k, fragments in enumerate(member.encapsulated.images):
             standing = list(_pieces(fragments, member.encapsulated.start, window))
-            taken = take_apart(member.image(k)) if standing else None
+            if not standing:
+                continue
+            taken, failed = _taken(member, k, take_apart)
+            problem = problem or failed
             if taken is None:
                 continue
             pieces += [
@@ -300,13 +317,13 @@ def _encode(
                 samples.append(taken.samples)
         at += len(window)
     if not images:
-        return None
+        return None, problem
     if not samples:
-        return codec.encode_images(rows, images, pieces, coefficients=coefficients)
+        return codec.encode_images(rows, images, pieces, coefficients=coefficients), problem
     frames = np.stack(samples)
     group = group_frames(frames, max_chain=limits.max_chain, min_correlation=limits.min_correlation)
     shifts = group.shifts if any(map(any, group.shifts)) else None
-    return codec.encode_images(rows, images, pieces, frames, group.references, shifts)
+    return codec.encode_images(rows, images, pieces, frames, group.references, shifts), problem
 
 
 def _pieces(fragments: Fragments, origin: int, window: range) -> Iterator[tuple[int, int, int]]:

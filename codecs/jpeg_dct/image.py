@@ -92,20 +92,20 @@ def take_apart(data: bytes, most_blocks: int) -> Jpeg | None:
     for filling in (_ONES, _ZEROS):
         recipe = bytes([filling, n_scans]) + bytes(kept)
         try:
-            if put_together(layout, coefficients, recipe) == data:
+            if put_together(layout, coefficients, recipe, len(data)) == data:
                 return Jpeg(layout, steps, coefficients, recipe)
         except CorruptStreamError:
             break
     return None
 
 
-def put_together(layout: Layout, coefficients: Array, recipe: bytes) -> bytes:
-    """Return the bytes of an image.
+def put_together(layout: Layout, coefficients: Array, recipe: bytes, most_bytes: int) -> bytes:
+    """Return the bytes of an image that has at most so many.
 
     Raises
     ------
     CorruptStreamError
-        If the recipe is none, or one for other coefficients.
+        If the recipe is none, or one for other coefficients or a larger image.
     """
     reader = ByteReader(recipe)
     filling, n_scans = reader.byte(), reader.byte()
@@ -114,7 +114,7 @@ def put_together(layout: Layout, coefficients: Array, recipe: bytes) -> bytes:
     headers = HeaderReader()
     out = bytearray()
     for k in range(n_scans):
-        size, length = reader.varint(1 << 40), reader.varint()
+        size, length = reader.varint(most_bytes), reader.varint()
         before = bytes(reader.take(length))
         scan, read = headers.read(before, first=k == 0)
         if read != length or _layout(headers) != layout:
@@ -134,7 +134,7 @@ def layout_of(recipe: bytes) -> tuple[Layout, NDArray[np.int64]]:
     """
     reader = ByteReader(recipe)
     reader.take(2)
-    reader.varint(1 << 40)
+    reader.varint()
     return _laid_out(bytes(reader.take(reader.varint())))
 
 

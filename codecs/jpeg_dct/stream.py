@@ -24,8 +24,11 @@ from dcmpress.codecs.jpeg_dct.model import Model, code_component
 GROUP_BYTES = 1 << 20
 """A group ends once its images, as they were received, have so many bytes."""
 
-_BLOCKS_PER_BYTE = 4
+BLOCKS_PER_BYTE = 4
 """No JPEG image holds more: a block takes two words of at least one bit."""
+
+START_COST = 1 << 15
+"""What it costs to start a group, for each component, in coefficients: its model is made anew."""
 
 _WORST_BITS = 12
 """What a decision can take: see `mixing`."""
@@ -86,8 +89,8 @@ class CoefficientWriter:
 
     def __init__(self) -> None:
         self.images = 0
-        self.most_samples = 0
-        """Of one image."""
+        self.cost = 0
+        """Of decoding all of them; see `restore`."""
         self._groups: list[tuple[int, bytes]] = []
         self._coder: _Coder | None = None
         self._images = 0
@@ -100,13 +103,14 @@ class CoefficientWriter:
             self._end_group()
         if self._coder is None:
             self._coder = _Coder(jpeg.layout, encoder_registers(), np.zeros(0, np.uint8))
+            self.cost += len(jpeg.layout.blocks) * START_COST
         coder = self._coder
         needed = int(coder.registers[2]) + _worst(coefficients)
         if needed > coder.buffer.size:
             coder.buffer = np.concatenate([coder.buffer, np.zeros(needed, np.uint8)])
         coder.code(True, coefficients, jpeg.steps)
         self.images += 1
-        self.most_samples = max(self.most_samples, coefficients.size)
+        self.cost += coefficients.size
         self._images += 1
         self._bytes += size
 
@@ -143,6 +147,11 @@ class _Group:
     chosen: list[int] = field(default_factory=list)
     """Numbers of images, ascending."""
 
+    @property
+    def decoded(self) -> range:
+        """Numbers of the images that must be decoded for the chosen ones."""
+        return range(self.first, self.chosen[-1] + 1)
+
 
 def restore(
     data: memoryview, recipes: Sequence[bytes], sizes: Sequence[int], chosen: Iterable[int], limit: int
@@ -158,7 +167,8 @@ def restore(
     chosen
         Numbers of images, ascending.
     limit
-        Samples that an image may have.
+        Coefficients that all images may have that must be decoded: the chosen ones, and those before them in their
+        groups. Each group counts as `START_COST` for each component besides.
 
     Raises
     ------
@@ -171,12 +181,15 @@ def restore(
             k += 1
         groups[k].chosen.append(number)
     asked = [group for group in groups if group.chosen]
+    cost = sum(_cost(group, recipes) for group in asked)
+    if cost > limit:
+        raise TooLargeError(f"images of {cost} coefficients; {limit} are allowed")
     workers = min(len(asked), os.cpu_count() or 1)
     if workers < 2:
-        parts = [_restore_group(group, recipes, sizes, limit) for group in asked]
+        parts = [_restore_group(group, recipes, sizes) for group in asked]
     else:
         with ThreadPoolExecutor(workers) as pool:
-            parts = list(pool.map(lambda group: _restore_group(group, recipes, sizes, limit), asked))
+            parts = list(pool.map(lambda group: _restore_group(group, recipes, sizes), asked))
     return [image for part in parts for image in part]
 
 
@@ -195,25 +208,27 @@ def _groups(data: memoryview, n_images: int) -> list[_Group]:
     return groups
 
 
-def _restore_group(group: _Group, recipes: Sequence[bytes], sizes: Sequence[int], limit: int) -> list[bytes]:
+def _cost(group: _Group, recipes: Sequence[bytes]) -> int:
     layout, _ = layout_of(recipes[group.first])
-    numbers = range(group.first, group.chosen[-1] + 1)
-    if 64 * layout.total > limit:
-        raise TooLargeError(f"an image of {layout.total} blocks")
-    if layout.total > _BLOCKS_PER_BYTE * min(sizes[number] for number in numbers):
+    return 64 * layout.total * len(group.decoded) + len(layout.blocks) * START_COST
+
+
+def _restore_group(group: _Group, recipes: Sequence[bytes], sizes: Sequence[int]) -> list[bytes]:
+    layout, _ = layout_of(recipes[group.first])
+    if layout.total > BLOCKS_PER_BYTE * min(sizes[number] for number in group.decoded):
         raise CorruptStreamError("more blocks than an image has bytes for")
     # The kernel is compiled for arrays that can be written, which those over bytes cannot.
     buffer = np.frombuffer(bytearray(group.data), np.uint8)
     coder = _Coder(layout, decoder_registers(bytes(group.data[:6])), buffer)
     wanted = set(group.chosen)
-    spare = [np.empty((layout.total, 64), np.int16) for _ in range(3)]
+    spare = [np.empty((layout.total, 64), np.int16) for _ in group.decoded[:3]]
     out = []
-    for number in numbers:
-        coefficients = spare[number % 3]
+    for number in group.decoded:
+        coefficients = spare[(number - group.first) % 3]
         own, steps = layout_of(recipes[number])
         if own != layout:
             raise CorruptStreamError("a group of several layouts")
         coder.code(False, coefficients, steps)
         if number in wanted:
-            out.append(put_together(layout, coefficients, recipes[number]))
+            out.append(put_together(layout, coefficients, recipes[number], sizes[number]))
     return out

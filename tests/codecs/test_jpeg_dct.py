@@ -87,9 +87,35 @@ FORMS: dict[str, bytes] = {
     "checkers": jpeg((np.indices((64, 64)).sum(axis=0) % 2 * 255).astype(np.uint8), quality=100),
     "comment": jpeg(scene(), comment=b"made for a test"),
     "a zero byte after the end": jpeg(scene()) + b"\0",
+    "another image after the end": jpeg(scene()) * 2,
     "garbage after the end": jpeg(scene()) + b"\xff\xd8 not an image \x00\xff",
     "without an end": jpeg(scene())[:-2],
 }
+
+
+def odd_forms() -> dict[str, bytes]:
+    """Return what encoders rarely write and the standard allows, or readers bear with."""
+    grey = FORMS["grey"]
+    sof, dqt = grey.index(b"\xff\xc0"), grey.index(b"\xff\xdb")
+    steps = b"".join(struct.pack(">H", step) for step in grey[dqt + 5 : dqt + 69])
+    own = in_scans_of_their_own(FORMS["colour 4:2:0"])
+    second = own.index(b"\xff\xda", own.index(b"\xff\xda") + 2)
+    thumbnail = jpeg(scene(16, 16))
+    exif = b"\xff\xe1" + struct.pack(">H", 8 + len(thumbnail)) + b"Exif\0\0" + thumbnail
+    return {
+        "bytes that fill up before a marker": grey[:sof] + b"\xff\xff" + grey[sof:],
+        "an application segment between scans": own[:second] + b"\xff\xe5\0\6abcd" + own[second:],
+        "4 x 4 blocks of a single component": grey[: sof + 11] + b"\x44" + grey[sof + 12 :],
+        "DNL": grey[:-2] + b"\xff\xdc\0\4" + grey[sof + 5 : sof + 7] + b"\xff\xd9",
+        "steps of 16 bits": grey[:dqt] + b"\xff\xdb\0\x83\x10" + steps + grey[dqt + 69 :],
+        "a thumbnail": grey[:2] + exif + grey[2:],
+    }
+
+
+def test_odd_forms_come_back() -> None:
+    for name, data in odd_forms().items():
+        print(name)
+        check([data] * 2)
 
 
 @pytest.mark.parametrize("name", FORMS)
@@ -102,7 +128,7 @@ def with_zeros(data: bytes) -> bytes:
     """Return a JPEG image whose last byte of coded data is filled with zeros."""
     taken = take_apart(data, MANY)
     assert taken is not None
-    return put_together(taken.layout, taken.coefficients, b"\1" + taken.recipe[1:])
+    return put_together(taken.layout, taken.coefficients, b"\1" + taken.recipe[1:], 2 * len(data))
 
 
 def test_an_encoder_that_fills_up_with_zeros() -> None:
@@ -256,6 +282,7 @@ def test_lies_are_refused() -> None:
         "fewer images": (view, recipes[:1], sizes[:1]),
         "more images": (view, [*recipes, recipes[0]], [*sizes, sizes[0]]),
         "more blocks than bytes": (view, recipes, [sizes[0], 20]),
+        "more coded data than bytes": (view, recipes, [sizes[0], len(FORMS["grey"]) // 2]),
         "more bytes": (coded + b"\0", recipes, sizes),
         "fewer bytes": (coded[:-1], recipes, sizes),
         "nothing": (b"", recipes, sizes),
@@ -265,6 +292,15 @@ def test_lies_are_refused() -> None:
             print(name, restore(memoryview(data), told, lengths, range(len(told)), MANY))
     with pytest.raises(TooLargeError):
         restore(view, recipes, sizes, [0], 64)
+
+
+def test_very_many_groups_are_too_much() -> None:
+    taken = take_apart(FORMS["one pixel"], MANY)
+    assert taken is not None
+    n, size = 100, len(FORMS["one pixel"])
+    coded = bytes([n]) + b"\1\0" * n
+    with pytest.raises(TooLargeError):
+        restore(memoryview(coded), [taken.recipe] * n, [size] * n, range(n), 1 << 22)
 
 
 def test_damage_raises_codec_errors_only() -> None:

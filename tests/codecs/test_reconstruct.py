@@ -1,6 +1,7 @@
 """`reconstruct`: images inside bytes, taken apart and given back to the byte."""
 
 import random
+import struct
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,11 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 
+from dcmpress.codecs import reconstruct
 from dcmpress.codecs.errors import CodecError, CorruptStreamError, TooLargeError
-from dcmpress.codecs.reconstruct import JPEG_XL, Reconstruct, jpeg_xl_image
+from dcmpress.codecs.jpeg_dct.image import take_apart
+from dcmpress.codecs.jpeg_dct.stream import CoefficientWriter
+from dcmpress.codecs.reconstruct import JPEG_DCT, JPEG_XL, Reconstruct, jpeg_xl_image
 from dcmpress.codecs.reconstruct_directory import Image, Piece
 from dcmpress.codecs.restorable import working_limit
 from tests.codecs import checks
@@ -180,6 +184,36 @@ def test_an_image_beyond_the_limit_is_not_made() -> None:
         Reconstruct().decode(stream, max_pixels=64)
     with pytest.raises(TooLargeError):
         Reconstruct().decode(stream, max_pixels=63)
+
+
+@pytest.mark.parametrize("of_coefficients", [False, True])
+def test_images_beyond_the_limit_together_are_not_made(
+    of_coefficients: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Headers that claim 2040 x 2040 samples cost a liar next to nothing once Zstandard has seen them twice."""
+    small = take_apart(jpeg(np.zeros((16, 16), np.uint8)), 4)
+    assert small is not None
+    at = small.recipe.index(b"\xff\xc0") + 5
+    recipe = small.recipe[:at] + struct.pack(">HH", 2040, 2040) + small.recipe[at + 4 :]
+    image = Image(JPEG_DCT, 70000, recipe) if of_coefficients else Image(JPEG_XL, 1 << 21, stream=b"x")
+    n = 5
+
+    class Liar(CoefficientWriter):
+        def finish(self) -> bytes:
+            return b"\1\5\0"  # one group of five images, of no bytes
+
+    writer = Liar() if of_coefficients else None
+    if writer is not None:
+        writer.images = n
+    pieces = [Piece(k, k, 0, 1) for k in range(n)]
+    monkeypatch.setattr(reconstruct, "working_limit", lambda n_bytes: 1 << 40)
+    data = Reconstruct().encode_images(
+        np.zeros((1, 1, 64), np.uint8), [image] * n, pieces, coefficients=writer
+    )
+    monkeypatch.undo()
+    assert len(data) < 1000
+    with pytest.raises(TooLargeError):
+        Reconstruct().decode(data)
 
 
 def test_damage_raises_codec_errors_only() -> None:

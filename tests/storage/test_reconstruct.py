@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from dcmpress.codecs.reconstruct import take_jpeg_apart
 from dcmpress.codecs.registry import get_codec
 from dcmpress.storage import reconstruct
 from dcmpress.storage.compress import CodecChoice, CompressJob, CompressResult, compress
@@ -253,6 +254,38 @@ def test_a_codec_that_fails_loses_nothing(tmp_path: Path, monkeypatch: pytest.Mo
     result, codecs = kept(tmp_path, [LAYOUTS["one fragment"]()])
     assert codecs == {"reconstruct"}
     assert result.fallbacks == ["reconstruct failed: RuntimeError('no')"]
+
+
+def test_an_image_that_breaks_the_codec_does_not_spoil_its_neighbours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    instances = [encapsulated(k + 1, [picture]) for k, picture in enumerate(PICTURES)]
+    whole = kept(tmp_path / "whole", instances)[0].size
+
+    def take_apart(data: bytes) -> Any:
+        if data == PICTURES[2]:
+            raise RuntimeError("no")
+        return take_jpeg_apart(data)
+
+    monkeypatch.setattr(reconstruct, "take_jpeg_apart", take_apart)
+    frames = encapsulated(5, PICTURES, 4)
+    result, codecs = kept(tmp_path / "one", [frames])
+    assert codecs == {"reconstruct"}
+    assert result.fallbacks == ["image 3 of an instance cannot be taken apart: RuntimeError('no')"]
+    assert not result.outdone
+    assert result.size < whole + len(PICTURES[2])
+
+
+def test_images_of_two_sizes_by_turns_are_kept_as_if_each_were_alone(tmp_path: Path) -> None:
+    def instance(number: int, rows: int) -> tuple[str, bytes]:
+        pixels = scene(rows, 320, samples=1).copy()
+        pixels[8 : 9 + 8 * number, 8:24] = 255 - number
+        return encapsulated(number, [even(jpeg(pixels))], pixels=np.zeros((1, rows, 320), np.uint8))
+
+    high, low = [instance(k, 240) for k in (1, 3, 5)], [instance(k, 160) for k in (2, 4, 6)]
+    sizes = [kept(tmp_path / str(k), one)[0].size for k, one in enumerate((high, low))]
+    mixed = [one for pair in zip(high, low, strict=True) for one in pair]
+    assert kept(tmp_path / "mixed", mixed)[0].size < sum(sizes)
 
 
 @pytest.mark.parametrize("codec", ["no-such-codec", "spiht-lossy"])
