@@ -350,7 +350,9 @@ def test_the_idle_node_reports_what_it_gives_up_and_keeps_no_threads(archive: Ar
 
 def _threads() -> list[str]:
     """Names of the threads but those that retrievals keep for the next one."""
-    return [thread.name for thread in threading.enumerate() if not thread.name.startswith(("decode", "freed"))]
+    return [
+        thread.name for thread in threading.enumerate() if not thread.name.startswith(("decode", "freed"))
+    ]
 
 
 # What happens meanwhile
