@@ -13,7 +13,10 @@ serve: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev peers
 	@test -z "$(FORBIDDEN)" || echo "make test: this system forbids mounting or tracing; left out: tests marked privileged" >&2
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not long$(FORBIDDEN)"
+	$(BIN)/python -m pytest -q -n 2 $(SHARED) -m "not long$(FORBIDDEN)"
+
+# Files of tests are shared out in their order: long ones of few tests must not come last.
+SHARED = --dist loadfile --no-loadscope-reorder
 
 # Empty, or what leaves out the tests of small file systems and power cuts where a container forbids what they do.
 FORBIDDEN = $(shell d="$$(mktemp -d)"; \
@@ -22,7 +25,7 @@ FORBIDDEN = $(shell d="$$(mktemp -d)"; \
 
 # The kernels once more with every array access checked.
 test-bounds: $(VENV)/.installed-dev
-	NUMBA_BOUNDSCHECK=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not long" tests/codecs
+	NUMBA_BOUNDSCHECK=1 $(BIN)/python -m pytest -q -n 2 $(SHARED) -m "not long" tests/codecs
 
 # Codecs, then the protocol, in this process and over the network; tests/fuzz has coverage-guided ones too.
 fuzz: $(VENV)/.installed-dev

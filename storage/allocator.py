@@ -20,9 +20,10 @@ _ALLOCATED_APART = 32 << 20
 
 
 class FreedMemory:
-    """Keeps what is freed while it is in use, and IDLE_SECONDS longer. For threads to share."""
+    """Keeps what is freed while it is in use, and `idle_seconds` longer. For threads to share."""
 
-    def __init__(self) -> None:
+    def __init__(self, idle_seconds: float = IDLE_SECONDS) -> None:
+        self._idle_seconds = idle_seconds
         self._lock = threading.Lock()
         self._users = 0
         self._used = 0.0
@@ -45,30 +46,31 @@ class FreedMemory:
                 self._used = time.monotonic()
 
     def _look_later(self) -> None:
-        timer = threading.Timer(IDLE_SECONDS, self._look)
+        timer = threading.Timer(self._idle_seconds, self._look)
         timer.name = "freed-memory"
         timer.daemon = True
         timer.start()
 
     def _look(self) -> None:
         with self._lock:
-            if self._users or time.monotonic() - self._used < IDLE_SECONDS:
+            if self._users or time.monotonic() - self._used < self._idle_seconds:
                 self._look_later()
                 return
             self._watched = False
-            _give_back()  # under the lock, lest it undo what the next one to come has set
+            self.give_back()  # under the lock, lest it undo what the next one to come has set
+
+    @staticmethod
+    def give_back() -> None:
+        """Give what was kept back to the kernel."""
+        if _libc is not None:
+            _libc.mallopt(_M_TRIM_THRESHOLD, _KEPT_IDLE)
+            _libc.malloc_trim(0)
 
 
 def _keep() -> None:
     if _libc is not None:
         _libc.mallopt(_M_MMAP_THRESHOLD, _ALLOCATED_APART)
         _libc.mallopt(_M_TRIM_THRESHOLD, _KEPT)
-
-
-def _give_back() -> None:
-    if _libc is not None:
-        _libc.mallopt(_M_TRIM_THRESHOLD, _KEPT_IDLE)
-        _libc.malloc_trim(0)
 
 
 _libc = None

@@ -10,8 +10,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from dcmpress.cli import archive_commands
+from dcmpress.cli.app import app
 from dcmpress.config import load
 from dcmpress.storage.catalog.catalog import Catalog
 from dcmpress.storage.workers import exclusive
@@ -70,7 +72,7 @@ def test_help_explains_every_command() -> None:
         "version",
     ]:
         assert command in shown
-        assert run(command, "--help").returncode == 0
+        assert CliRunner().invoke(app, [command, "--help"]).exit_code == 0
 
 
 def test_import_compresses_and_a_second_import_stores_nothing_new(offline: Node) -> None:
