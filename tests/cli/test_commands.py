@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from dcmpress.cli import archive_commands
-from dcmpress.cli.app import app
+from dcmpress.cli.app import with_commands
 from dcmpress.config import load
 from dcmpress.storage.catalog.catalog import Catalog
 from dcmpress.storage.workers import exclusive
@@ -72,7 +72,7 @@ def test_help_explains_every_command() -> None:
         "version",
     ]:
         assert command in shown
-        assert CliRunner().invoke(app, [command, "--help"]).exit_code == 0
+        assert CliRunner().invoke(with_commands(), [command, "--help"]).exit_code == 0
 
 
 def test_import_compresses_and_a_second_import_stores_nothing_new(offline: Node) -> None:

@@ -59,9 +59,8 @@ def version() -> None:
     out.print(__version__)
 
 
-def main() -> None:
-    """Run the command."""
-    # The commands register themselves with `app`.
+def with_commands() -> typer.Typer:
+    """Return `app` with all its commands, which register themselves."""
     from dcmpress.cli import (  # noqa: F401
         archive_commands,
         bench,
@@ -75,8 +74,13 @@ def main() -> None:
         view,
     )
 
+    return app
+
+
+def main() -> None:
+    """Run the command."""
     try:
-        app()
+        with_commands()()
     except StorageError as error:
         notes.print(f"dcmpress: {error}", markup=False)
         sys.exit(FAILED)
